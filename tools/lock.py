@@ -1,0 +1,59 @@
+"""Write the two lock files from pyproject.toml: every package, direct or not, with its version and its files' hashes.
+
+`requirements.lock` is the whole development environment (runtime, the `demo` extra, the `dev` group); `make serve`,
+`make test` and CI install exactly it with `pip --require-hashes`. `docker/requirements-slim.lock` is what the slim
+image installs: the runtime without litellm, at the same versions. Neither names the index it was resolved from.
+
+    python -m tools.lock            keep the versions that are locked, add and drop what pyproject.toml asks for
+    python -m tools.lock --upgrade  move everything to the newest release that pyproject.toml allows
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FULL = Path("requirements.lock")
+SLIM = Path("docker/requirements-slim.lock")
+HEADER = "# Made by `make lock` from pyproject.toml; do not edit.\n"
+LEFT_OUT_OF_SLIM = ("litellm",)  # 300 MB with what it brings
+
+
+def resolve(source: str, output: Path, extra: Sequence[str], text: str | None = None) -> None:
+    """Let uv resolve `source` for every platform and Python we support, then put our header on the result."""
+    command = ["uv", "pip", "compile", source, "--universal", "--python-version", "3.11", "--generate-hashes"]
+    command += ["--no-emit-index-url", "--no-header", "--no-annotate", "--quiet", "--output-file", str(output), *extra]
+    subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=True, text=True, input=text)
+    path = ROOT / output
+    body = "\n".join(line for line in path.read_text().splitlines() if not line.startswith("#")) + "\n"
+    path.write_text(HEADER + body)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--upgrade", action="store_true", help="move to the newest releases allowed")
+    upgrade = ["--upgrade"] if parser.parse_args().upgrade else []
+
+    resolve("pyproject.toml", FULL, ["--extra", "demo", "--group", "dev", *upgrade])
+
+    wanted: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    slim = "\n".join(line for line in wanted if not line.startswith(LEFT_OUT_OF_SLIM))
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as pins:  # the same versions as in the full lock
+        pins.write("\n".join(_pins(ROOT / FULL)))
+        pins.flush()
+        resolve("-", SLIM, ["--constraint", pins.name, *upgrade], slim)
+    for path in (FULL, SLIM):
+        print(f"{path}: {len(_pins(ROOT / path))} packages")
+
+
+def _pins(lock: Path) -> list[str]:
+    """The `name==version ; marker` lines of a lock, without hashes."""
+    return [line.removesuffix("\\").strip() for line in lock.read_text().splitlines() if line and line[0] not in " #"]
+
+
+if __name__ == "__main__":
+    main()
