@@ -53,9 +53,31 @@ def works(python: Path) -> bool:
     return subprocess.run([str(python), "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
 
 
-def pip(*arguments: str) -> None:
+def pip(*arguments: str, packages: int = 0) -> None:
+    """Run pip, showing what it is at instead of its several hundred lines; those are printed when it fails."""
     command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *arguments]
-    subprocess.run(command, cwd=ROOT, check=True)
+    said: list[str] = []
+    done = 0
+    wide = sys.stderr.isatty()
+    with subprocess.Popen(
+        [*command, "--progress-bar", "off"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            said.append(line)
+            if line.startswith("Collecting "):
+                done += 1
+                name = line.split()[1]
+                if wide:
+                    print(f"\r\033[Ksetup: {done}/{packages} {name}", end="", file=sys.stderr, flush=True)
+                elif done % 20 == 0:
+                    say(f"{done}/{packages} {name}")
+            elif line.startswith("Installing collected packages"):
+                print("\r\033[K" if wide else "", end="", file=sys.stderr)
+                say("all downloaded and checked; unpacking")
+    if running.returncode:
+        print("".join(said[-40:]), file=sys.stderr)
+        raise subprocess.CalledProcessError(running.returncode, command)
 
 
 def install_lock() -> None:
@@ -76,7 +98,7 @@ def install_lock() -> None:
         INCOMPLETE.touch()
     packages = sum(1 for line in LOCK.read_text().splitlines() if line and line[0] not in " #")
     say(f"installing {packages} packages with checked hashes (the first time: about 500 MB and a few minutes)")
-    pip("--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(LOCK))
+    pip("--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(LOCK), packages=packages)
 
 
 def build(wanted: tuple[str, str]) -> None:
