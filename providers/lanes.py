@@ -18,7 +18,7 @@ from providers.events import (
     ToolArguments,
     UsageSeen,
 )
-from providers.wire import EventReader, EventWriter, Frame, FrameKind, Meter, Stamp, Wire
+from providers.wire import EventReader, EventWriter, Frame, FrameKind, Meter, ProviderWire, Stamp, Wire
 
 
 def observe(meter: Meter, event: Event) -> None:
@@ -53,7 +53,7 @@ class TranslateLane:
 
     __slots__ = ("_call", "_client", "_closed", "_provider", "_reader", "_stamp", "_writer", "done", "meter")
 
-    def __init__(self, call: Call, provider: Wire, client: Wire, stamp: Stamp) -> None:
+    def __init__(self, call: Call, provider: ProviderWire, client: Wire, stamp: Stamp) -> None:
         self._call = call
         self._provider = provider
         self._client = client

@@ -11,7 +11,7 @@ from msgspec import Struct
 from providers.call import Call
 from providers.errors import UpstreamError
 from providers.lanes import TranslateLane
-from providers.wire import Lane, Stamp, Wire
+from providers.wire import Lane, ProviderWire, Stamp, Wire
 
 
 class Capabilities(Struct, frozen=True):
@@ -55,7 +55,10 @@ class UpstreamRequest(Struct, frozen=True):
 
 class Vendor(Protocol):
     name: str
-    wire: Wire
+
+    @property
+    def wire(self) -> ProviderWire: ...
+
     base_url: str | None
     """Default base URL without a trailing slash; None: the config must say it."""
     needs_key: bool

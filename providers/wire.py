@@ -1,4 +1,4 @@
-"""What a wire is: one wire format with both directions for both sides.
+"""What a wire is: one wire format with both directions for both sides; `ProviderWire` is the half that no client speaks.
 
 Towards the client: `read_call`, `writer`, `write_answer`, `write_error`. Towards the provider: `write_call`, `path`, `reader`,
 `read_answer`, `read_error`. Where client and provider speak the same wire, `splice` passes frames on as they came.
@@ -105,18 +105,10 @@ class EventWriter(Protocol):
         ...
 
 
-class Wire(Protocol):
+class ProviderWire(Protocol):
+    """The half of a wire that talks to providers: enough for a vendor."""
+
     name: str
-    stream_type: str
-    """Content type of a streamed answer: `text/event-stream; charset=utf-8`, `application/x-ndjson`."""
-    whole_type: str
-
-    def read_call(self, op: str, body: Mapping[str, Any], *, path_model: str | None = None) -> Call:
-        """Check a client's body and give its `Call`. `path_model` is the model in the URL (Gemini). Explicit nulls mean absent.
-
-        Raises InvalidRequest with `param` naming the field (`messages[0].role`).
-        """
-        ...
 
     def write_call(self, call: Call, sent_model: str) -> dict[str, Any]:
         """The upstream body for a call that came in on any wire. Raises UnsupportedFeature for what this wire cannot say and that may not
@@ -133,6 +125,26 @@ class Wire(Protocol):
         """Events of a whole answer. Raises UpstreamError (see Lane.whole)."""
         ...
 
+    def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
+        """Classify a provider's error answer (status >= 400, or 200 with an error in it). Header names are lower case. Never raises; the
+        message is cleaned and at most 500 characters."""
+        ...
+
+
+class Wire(ProviderWire, Protocol):
+    """A wire that clients speak too."""
+
+    stream_type: str
+    """Content type of a streamed answer: `text/event-stream; charset=utf-8`, `application/x-ndjson`."""
+    whole_type: str
+
+    def read_call(self, op: str, body: Mapping[str, Any], *, path_model: str | None = None) -> Call:
+        """Check a client's body and give its `Call`. `path_model` is the model in the URL (Gemini). Explicit nulls mean absent.
+
+        Raises InvalidRequest with `param` naming the field (`messages[0].role`).
+        """
+        ...
+
     def writer(self, call: Call, stamp: Stamp) -> EventWriter: ...
 
     def write_answer(self, call: Call, events: Iterable[Event], stamp: Stamp) -> bytes:
@@ -141,11 +153,6 @@ class Wire(Protocol):
 
     def splice(self, call: Call, stamp: Stamp) -> Lane:
         """Client and provider speak this wire: frames go on as bytes while a tap looks for content, usage, error and the end."""
-        ...
-
-    def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
-        """Classify a provider's error answer (status >= 400, or 200 with an error in it). Header names are lower case. Never raises; the
-        message is cleaned and at most 500 characters."""
         ...
 
     def write_error(self, error: SwitchyardError, request_id: str) -> bytes:
