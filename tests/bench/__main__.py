@@ -1,0 +1,79 @@
+"""Compare gateways, or with --profile show where the router's CPU goes."""
+
+import argparse
+import datetime
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.bench import gateways, profile, report, run
+from tests.bench.report import MANY, ONE, STREAMS
+from tests.bench.run import Cores, Phase, Plan
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    names = [gateway.name for gateway in gateways.GATEWAYS]
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--only", help=f"rows to run, separated by commas: {', '.join(names)}")
+    parser.add_argument("--calls", type=int, default=4000, help="whole answers per phase (default 4000)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="longest time of a phase (default 3)")
+    parser.add_argument("--streams", type=int, default=150, help="streams per phase, 50 at a time (default 150)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; the table shows the median (default 5)")
+    parser.add_argument("--quick", action="store_true", help="one short round, under a minute")
+    parser.add_argument(
+        "--pin", action="store_true", help="the gateway on the last core, load and upstream on the others"
+    )
+    parser.add_argument("--write", action="store_true", help="put the tables into tests/bench/README.md")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample as JSON")
+    parser.add_argument("--set-up", action="store_true", help="install the peers into .bench/ first")
+    parser.add_argument(
+        "--profile", choices=("calls", "streams", "translate"), help="profile Switchyard under this load"
+    )
+    chosen = parser.parse_args(argv)
+    chosen.names = chosen.only.split(",") if chosen.only else names
+    unknown = set(chosen.names) - set(names)
+    if unknown:
+        parser.error(f"--only: no such row: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    if chosen.quick:
+        chosen.rounds, chosen.calls, chosen.seconds, chosen.streams = 1, 1500, 1.2, 50
+    return chosen
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    chosen = _arguments(argv)
+    if chosen.set_up:
+        gateways.set_up()
+    cores = Cores.pinned() if chosen.pin else Cores()
+    with tempfile.TemporaryDirectory(prefix="switchyard-bench-", ignore_cleanup_errors=True) as folder:
+        if chosen.profile:
+            return profile.profile(chosen.profile, Path(folder), chosen.seconds)
+        phases = (
+            Phase(ONE, 1, chosen.calls // 4, chosen.seconds / 2),
+            Phase(MANY, 32, chosen.calls, chosen.seconds),
+            Phase(STREAMS, 50, chosen.streams, max(chosen.seconds, chosen.streams / 50 * 1.5), stream=True),
+        )
+        picked = [gateway for gateway in gateways.GATEWAYS if gateway.name in chosen.names]
+        rows = run.run(Plan(picked, phases, chosen.rounds, cores, Path(folder), _say))
+    method = (
+        f"Median of {chosen.rounds} interleaved rounds; {chosen.calls} whole answers or {chosen.seconds:g} s "
+        f"at 32 connections, {chosen.streams} streams, 50 at a time; "
+        f"{'pinned' if chosen.pin else 'not pinned'} to cores."
+    )
+    figures = report.text(rows, run.machine(), method, datetime.datetime.now(datetime.UTC).date())
+    print(figures)
+    if chosen.json:
+        chosen.json.write_text(json.dumps([run.plain(row) for row in rows], indent=1))
+    if chosen.write:
+        report.write(Path(__file__).with_name("README.md"), figures)
+    wrong = sum(sample.result.errors for row in rows for samples in row.samples.values() for sample in samples)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
