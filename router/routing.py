@@ -1,0 +1,266 @@
+"""Which targets answer a call, in which order, and why the others do not.
+
+`plan` is a pure function and runs on every call: names are resolved once per snapshot (`Snapshot.route`), what a
+target cannot do is one bit mask, and what the call needs is another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from providers.call import Needs
+from providers.errors import (
+    InvalidRequest,
+    ModelNotAllowed,
+    ModelNotFound,
+    NoTarget,
+    SwitchyardError,
+    UnsupportedFeature,
+)
+from router.snapshot import (
+    BIT,
+    NEEDS,
+    Attempt,
+    Candidate,
+    Entry,
+    Provider,
+    Role,
+    Skipped,
+    Snapshot,
+    Target,
+    Timeouts,
+    compile_snapshot,
+)
+
+__all__ = [
+    "Attempt",
+    "Entry",
+    "ModelNotFound",
+    "Plan",
+    "Provider",
+    "Rights",
+    "Role",
+    "Skipped",
+    "Snapshot",
+    "Target",
+    "Timeouts",
+    "compile_snapshot",
+    "plan",
+    "visible",
+]
+
+MAX_ATTEMPTS: Final = 4
+"""A call that failed this often is not saved by trying on; the last one is kept for the end of the fallback chain."""
+
+LACKS: Final = {bit: (f"no_{name}", NEEDS[name]) for name, bit in BIT.items()}
+_CAPABILITY_REASONS: Final = dict(LACKS.values())
+_RIGHTS_REASONS: Final = frozenset({"denied", "local_only"})
+_CONTEXT: Final = "context_too_small"
+# The field of the request at fault, in OpenAI's words.
+_PARAMS: Final = {
+    "no_vision": "messages",
+    "no_audio": "messages",
+    "no_files": "messages",
+    "no_image_urls": "messages",
+    "no_tools": "tools",
+    "no_schema": "response_format",
+    "no_reasoning": "reasoning_effort",
+    "no_token_inputs": "input",
+    "no_choices": "n",
+    "no_logprobs": "logprobs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What a key may do. Patterns as in `models`; empty `models` allows all."""
+
+    allow_fallback: bool = True
+    models: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    local_only: bool = False
+    manage_local: bool = False
+    admin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The attempts of a call in order, and the targets left out."""
+
+    asked_model: str
+    matched: str
+    """exact, pattern:<the pattern>, written or discovered."""
+    attempts: tuple[Attempt, ...]
+    skipped: tuple[Skipped, ...]
+
+    def refusal(self) -> SwitchyardError:
+        """What to tell the caller when there is no attempt: the call's own fault first, then the key's, then ours."""
+        targets = [skip for skip in self.skipped if skip.role == "target"]
+        reasons = [skip.reason for skip in targets]
+        if reasons and all(reason in _CAPABILITY_REASONS for reason in reasons):
+            words = " and ".join(dict.fromkeys(_CAPABILITY_REASONS[reason] for reason in reasons))
+            return UnsupportedFeature(
+                f"model '{self.asked_model}' does not support {words}.", param=_PARAMS.get(reasons[0], "model")
+            )
+        if reasons and all(reason == _CONTEXT for reason in reasons):
+            message = f"the prompt is too long for model '{self.asked_model}': {targets[0].detail}."
+            return InvalidRequest(message, param="messages", native_code="context_length_exceeded")
+        if reasons and all(reason in _RIGHTS_REASONS for reason in reasons):
+            return ModelNotAllowed(
+                f"this key may not use model '{self.asked_model}': {targets[0].detail}.", param="model"
+            )
+        left_out = "; ".join(f"{skip.target}: {skip.detail}" for skip in self.skipped[:8])
+        return NoTarget(f"model '{self.asked_model}' cannot be answered now ({left_out or 'it has no target'}).")
+
+
+def needs_mask(needs: Needs) -> int:
+    """What the call needs, as bits of `BIT`."""
+    mask = _KIND_BITS[needs.kind]
+    if needs.vision:
+        mask |= _VISION
+    if needs.audio:
+        mask |= _AUDIO
+    if needs.files:
+        mask |= _FILES
+    if needs.tools:
+        mask |= _TOOLS
+    if needs.schema:
+        mask |= _SCHEMA
+    if needs.reasoning:
+        mask |= _REASONING
+    if needs.image_urls:
+        mask |= _IMAGE_URLS
+    if needs.token_inputs:
+        mask |= _TOKEN_INPUTS
+    if needs.choices > 1:
+        mask |= _CHOICES
+    if needs.logprobs:
+        mask |= _LOGPROBS
+    return mask
+
+
+_KIND_BITS: Final = {"chat": BIT["chat"], "text": BIT["text"], "embed": BIT["embeddings"]}
+_VISION, _AUDIO, _FILES, _TOOLS = BIT["vision"], BIT["audio"], BIT["files"], BIT["tools"]
+_SCHEMA, _REASONING, _IMAGE_URLS = BIT["schema"], BIT["reasoning"], BIT["image_urls"]
+_TOKEN_INPUTS, _CHOICES, _LOGPROBS = BIT["token_inputs"], BIT["choices"], BIT["logprobs"]
+
+
+def plan(
+    snapshot: Snapshot,
+    asked_model: str,
+    needs: Needs,
+    rights: Rights,
+    unhealthy: Callable[[Provider, str], str | None],
+    roll: Callable[[], float],
+    fallback: bool = True,
+) -> Plan:
+    """The plan of one call. Raises ModelNotFound (with near names) and ModelNotAllowed.
+
+    `unhealthy(provider, sent_model)` says why a target gets no calls now, or None. `roll()` gives a number in [0, 1)
+    and is asked only where weights decide. `fallback` is False when the caller asked for none.
+    """
+    if (rights.models or rights.deny) and not snapshot.allows(rights.models, rights.deny, asked_model):
+        raise ModelNotAllowed(f"this key may not use model '{asked_model[:100]}'.", param="model")
+    route = snapshot.route(asked_model)
+    mask = needs_mask(needs)
+    attempts: list[Attempt] = []
+    skipped: list[Skipped] = []
+    for tier in route.tiers:
+        usable = []
+        for candidate in tier:
+            skip = _why_not(candidate, snapshot, mask, needs, rights, unhealthy)
+            if skip is None:
+                usable.append(candidate)
+            else:
+                skipped.append(skip)
+        attempts += [candidate.attempt for candidate in (usable if len(usable) < 2 else _shuffle(usable, roll))]
+    without = _why_no_fallback(rights, fallback)
+    for candidate in route.fallback:
+        if without is not None:
+            skipped.append(Skipped(candidate.name, "fallback_off", without, "fallback"))
+        elif mask & BIT["embeddings"] and not candidate.same_vectors:
+            detail = "embeddings of another model cannot be compared with those of this one"
+            skipped.append(Skipped(candidate.name, "embeddings_differ", detail, "fallback"))
+        else:
+            skip = _why_not(candidate, snapshot, mask, needs, rights, unhealthy)
+            if skip is None:
+                attempts.append(candidate.attempt)
+            else:
+                skipped.append(skip)
+    if len(attempts) > MAX_ATTEMPTS:
+        attempts = _trim(attempts, skipped)
+    return Plan(asked_model, route.matched, tuple(attempts), tuple(skipped))
+
+
+def _why_no_fallback(rights: Rights, fallback: bool) -> str | None:
+    if not fallback:
+        return "the request asked for no fallback"
+    return None if rights.allow_fallback else "this key allows no fallback"
+
+
+def _why_not(
+    candidate: Candidate,
+    snapshot: Snapshot,
+    mask: int,
+    needs: Needs,
+    rights: Rights,
+    unhealthy: Callable[[Provider, str], str | None],
+) -> Skipped | None:
+    """Why a candidate is left out, or None. Rights come first: a key is not told what it may not use."""
+    target = candidate.attempt.target
+    reason: str
+    if rights.local_only and not target.provider.local:
+        reason, detail = "local_only", "this key may use local models only"
+    elif rights.deny and not snapshot.allows((), rights.deny, candidate.name):
+        reason, detail = "denied", "this key may not use it"
+    elif candidate.off is not None:
+        return candidate.off
+    elif lacking := candidate.cannot & mask:
+        reason, words = LACKS[lacking & -lacking]
+        detail = f"it does not support {words}"
+    elif needs.prompt_bytes > candidate.max_prompt_bytes:
+        reason, detail = _CONTEXT, f"{needs.prompt_bytes} bytes cannot fit into {candidate.context} tokens"
+    elif (sick := unhealthy(target.provider, target.model)) is not None:
+        reason, detail = "unhealthy", sick
+    else:
+        return None
+    return Skipped(candidate.name, reason, detail, candidate.attempt.role)
+
+
+def _shuffle(candidates: Sequence[Candidate], roll: Callable[[], float]) -> list[Candidate]:
+    """A random order in which each place goes to one of those left, with chances as their weights."""
+    left, order = list(candidates), []
+    while len(left) > 1:
+        point = roll() * sum(candidate.weight for candidate in left)
+        chosen = len(left) - 1  # where rounding leaves the point beyond the last one
+        for index, candidate in enumerate(left):
+            point -= candidate.weight
+            if point < 0:
+                chosen = index
+                break
+        order.append(left.pop(chosen))
+    return [*order, *left]
+
+
+def _trim(attempts: list[Attempt], skipped: list[Skipped]) -> list[Attempt]:
+    """At most MAX_ATTEMPTS; the local end of the fallback chain keeps its place, the last resort."""
+    last = attempts[-1]
+    keeps_last = last.role == "fallback" and last.target.provider.local
+    kept = [*attempts[: MAX_ATTEMPTS - 1], last] if keeps_last else attempts[:MAX_ATTEMPTS]
+    dropped = attempts[MAX_ATTEMPTS - 1 : -1] if keeps_last else attempts[MAX_ATTEMPTS:]
+    detail = f"{MAX_ATTEMPTS} attempts come before it"
+    skipped += [Skipped(str(attempt), "attempts_limit", detail, attempt.role) for attempt in dropped]
+    return kept
+
+
+def visible(snapshot: Snapshot, rights: Rights) -> tuple[Entry, ...]:
+    """The entries of the model list that a key may use. Without restrictions: the snapshot's own tuple."""
+    if not (rights.models or rights.deny or rights.local_only):
+        return snapshot.listed
+    return tuple(
+        entry
+        for entry in snapshot.listed
+        if (entry.local or not rights.local_only) and snapshot.allows(rights.models, rights.deny, entry.id)
+    )
