@@ -33,7 +33,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample as JSON")
     parser.add_argument("--set-up", action="store_true", help="install the peers into .bench/ first")
     parser.add_argument(
-        "--profile", choices=("calls", "streams", "translate"), help="profile Switchyard under this load"
+        "--profile",
+        choices=("calls", "streams", "translate"),
+        help="profile the router (or, with --only, another Python gateway) under this load",
     )
     chosen = parser.parse_args(argv)
     chosen.names = chosen.only.split(",") if chosen.only else names
@@ -49,16 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = _arguments(argv)
     if chosen.set_up:
         gateways.set_up()
+    picked = [gateway for gateway in gateways.GATEWAYS if gateway.name in chosen.names]
     cores = Cores.pinned() if chosen.pin else Cores()
     with tempfile.TemporaryDirectory(prefix="switchyard-bench-", ignore_cleanup_errors=True) as folder:
         if chosen.profile:
-            return profile.profile(chosen.profile, Path(folder), chosen.seconds)
+            return profile.profile(chosen.profile, picked[-1], Path(folder), chosen.seconds)
         phases = (
             Phase(ONE, 1, chosen.calls // 4, chosen.seconds / 2),
             Phase(MANY, 32, chosen.calls, chosen.seconds),
             Phase(STREAMS, 50, chosen.streams, max(chosen.seconds, chosen.streams / 50 * 1.5), stream=True),
         )
-        picked = [gateway for gateway in gateways.GATEWAYS if gateway.name in chosen.names]
         rows = run.run(Plan(picked, phases, chosen.rounds, cores, Path(folder), _say))
     method = (
         f"Median of {chosen.rounds} interleaved rounds; {chosen.calls} whole answers or {chosen.seconds:g} s "

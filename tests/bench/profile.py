@@ -1,6 +1,6 @@
-"""Where the router's CPU goes: py-spy watches Switchyard under load, and the heaviest functions are printed.
+"""Where the router's CPU goes: py-spy watches it under load, and the heaviest functions are printed.
 
-py-spy samples from outside (100 to 500 times a second) and hardly slows the router, unlike cProfile. It needs the
+py-spy samples from outside and hardly slows the router, unlike cProfile. It needs the
 right to trace the process: root, or `sysctl kernel.yama.ptrace_scope=0`.
 """
 
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench import procs
-from tests.bench.gateways import GATEWAYS, PEERS, Site
+from tests.bench.gateways import PEERS, Gateway, Site
 from tests.bench.report import table
 from tests.bench.run import Cores, Phase, Running, cpu_per_call, cpu_per_chunk, free_port, job, measure, upstream
 
 _PY_SPY: Final = PEERS / "tools/bin/py-spy"
-_RATE: Final = 400  # samples per second
+_RATE: Final = 250  # samples per second
 _SHOWN: Final = 45
-_LOADS: Final = {  # name -> (lane of Switchyard, connections, whether it streams)
+_LOADS: Final = {  # name -> (lane, connections, whether it streams)
     "calls": (0, 32, False),
     "streams": (0, 50, True),
     "translate": (1, 50, True),
@@ -47,11 +47,10 @@ def _print(title: str, total: int, counts: Counter[str]) -> None:
     print(f"\n{table((title, 'of samples'), lines)}")
 
 
-def profile(load: str, folder: Path, seconds: float) -> int:
+def profile(load: str, gateway: Gateway, folder: Path, seconds: float) -> int:
     """Prints two tables; the exit code says whether it worked."""
-    switchyard = next(gateway for gateway in GATEWAYS if gateway.name == "switchyard")
     lane_index, connections, stream = _LOADS[load]
-    reason = switchyard.missing() or (None if _PY_SPY.exists() else "py-spy is missing: run with --set-up")
+    reason = gateway.missing() or (None if _PY_SPY.exists() else "py-spy is missing: run with --set-up")
     if reason:
         print(reason, file=sys.stderr)
         return 1
@@ -60,15 +59,15 @@ def profile(load: str, folder: Path, seconds: float) -> int:
     with contextlib.ExitStack() as stack:
         port, upstream_pid = stack.enter_context(upstream(Cores()))
         site = Site(free_port(), port, folder)
-        running = Running(switchyard, site, Cores())
+        running = Running(gateway, site, Cores())
         stack.callback(running.stop)
-        lane = switchyard.lanes[lane_index]
+        lane = gateway.lanes[lane_index]
         work = job(site.port, lane, running.key, Phase(load, connections, 10**9, seconds, stream=stream))
         workers = procs.cpu(running.processes().router)
         busiest = max(workers, key=lambda pid: workers[pid])
         plain = measure(work, running, upstream_pid, Cores(), 0.0)
         command = [str(_PY_SPY), "record", "--pid", str(busiest), "--format", "raw", "--output", str(output)]
-        command += ["--rate", str(_RATE), "--duration", str(int(seconds) - 1), "--nonblocking"]
+        command += ["--rate", str(_RATE), "--duration", str(int(seconds) - 1), "--function", "--gil"]
         spy = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         measure(work, running, upstream_pid, Cores(), 0.0)
         said, _ = spy.communicate(timeout=60)

@@ -49,7 +49,7 @@ def _noisy(row: Row, phase: str, measure: Callable[[Sample], float | None]) -> s
 def _ratio(row: Row, base: Row | None, phase: str, measure: Callable[[Sample], float | None]) -> str:
     mine = row.median(phase, measure)
     theirs = base.median(phase, measure) if base else None
-    return f"{mine / theirs:.2f}" if mine is not None and theirs else "–"
+    return f"{mine / theirs:.2f}" if mine and theirs else "–"
 
 
 def _time(which: Callable[[Sample], Spread | None], percentile: str) -> Callable[[Sample], float | None]:
