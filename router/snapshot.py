@@ -412,7 +412,7 @@ class Snapshot:
     def _entry(
         self, name: str, targets: Sequence[Target], row: Facts | None, kind: Literal["configured", "discovered"]
     ) -> Entry:
-        on = [target for target in targets if target.provider.off is None]
+        on = [target for target in targets if target.provider.off is None and not self._is_missing(target)]
         shown = on or targets
         first = shown[0]
         return Entry(
@@ -466,17 +466,25 @@ def _any_match(patterns: Iterable[str], names: Iterable[str]) -> bool:
 # -- compiling ----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What is known of a provider whose server we run ourselves (the demo model): where it is, or why it is not."""
+
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    off: str | None = None
+
+
 def compile_snapshot(
     config: Config,
     *,
     discovered: Mapping[str, Sequence[ModelFacts]] | None = None,
     own_listeners: Sequence[tuple[str, int]] | None = None,
-    base_urls: Mapping[str, str] | None = None,
-    off: Mapping[str, str] | None = None,
+    running: Mapping[str, Running] | None = None,
     vendor: Callable[[str, Mapping[str, object]], Vendor] = get_vendor,
 ) -> Snapshot:
-    """The config compiled. By provider name: `discovered` holds the model lists that servers gave, `base_urls` where
-    a server runs that we started ourselves, and `off` why one of those does not run (yet).
+    """The config compiled. By provider name: `discovered` holds the model lists that servers gave, `running` the state of
+    servers that we run ourselves.
 
     `own_listeners` are (host, port) pairs that this router serves on, by default those of the config: a provider that
     leads back there is off. `vendor` finds a vendor by name and options.
@@ -491,8 +499,7 @@ def compile_snapshot(
             vendor=vendor(settings.vendor, vendor_options(settings)),
             own_listeners=own_listeners,
             variables=config.variables("providers", name, "api_key"),
-            base_url=(base_urls or {}).get(name),
-            off=(off or {}).get(name),
+            running=(running or {}).get(name, Running()),
         )
     return Snapshot(config, providers, discovered or {})
 
@@ -512,13 +519,12 @@ def compile_provider(
     vendor: Vendor,
     own_listeners: Sequence[tuple[str, int]],
     variables: Sequence[str] = (),
-    base_url: str | None = None,
-    off: str | None = None,
+    running: Running = Running(),  # noqa: B008  # frozen
 ) -> Provider:
     """One provider. `variables` are the environment variables that its key refers to."""
-    api_key = settings.api_key.get_secret_value() if settings.api_key else None
+    api_key = running.api_key or (settings.api_key.get_secret_value() if settings.api_key else None)
     local = vendor.local if settings.local is None else settings.local
-    url = base_url or settings.base_url or vendor.base_url or ""
+    url = running.base_url or settings.base_url or vendor.base_url or ""
     url = ollama_url(url) if settings.vendor == "ollama" else clean_url(url)
     given = settings.timeouts.model_dump(exclude_none=True)
     names = settings.models if isinstance(settings.models, tuple) else ()
@@ -534,7 +540,7 @@ def compile_provider(
         queue=settings.queue,
         proxy=settings.proxy.get_secret_value() if settings.proxy else None,
         ca_bundle=settings.ca_bundle,
-        off=_why_off(settings, vendor, api_key, url, own_listeners, variables) or off,
+        off=_why_off(settings, vendor, local, api_key, url, own_listeners, variables) or running.off,
         discover=settings.models == "discover" or (settings.models is None and settings.vendor == "ollama"),
         names=names,
         settings=settings,
@@ -544,6 +550,7 @@ def compile_provider(
 def _why_off(
     settings: ProviderConfig,
     vendor: Vendor,
+    local: bool,
     api_key: str | None,
     url: str,
     own_listeners: Sequence[tuple[str, int]],
@@ -551,7 +558,9 @@ def _why_off(
 ) -> str | None:
     if not settings.enabled:
         return "enabled is false"
-    if vendor.needs_key and not api_key:
+    # A row that names a variable waits for it, also where its vendor could do without (litellm); on a local server a
+    # key is optional, so an empty one says nothing.
+    if not api_key and not local and (vendor.needs_key or variables):
         if variables:
             return f"{' and '.join(variables)} {'is' if len(variables) == 1 else 'are'} not set"
         example = f"${{{vendor.key_env}:-}}" if vendor.key_env else "${NAME:-}"
