@@ -1,0 +1,112 @@
+"""What the pages show is true: their configs load, the commands they name exist, every setting is described."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from router.config import Config, load_config
+from tools.check_docs import ROOT, Page
+
+PAGES = sorted(
+    str(file.relative_to(ROOT)) for pattern in ("*.md", "docs/*.md", "config/*.md") for file in ROOT.glob(pattern)
+)
+HEAVY = ("litellm", "fastapi", "uvicorn", "aiohttp", "httpx", "pydantic", "redis", "prometheus_client", "xllamacpp")
+
+
+def configs() -> dict[str, str]:
+    """The YAML blocks by where they stand."""
+    return {
+        f"{page}:{block.line}": block.text
+        for page in PAGES
+        for block in Page(Path(page)).blocks
+        if block.language == "yaml"
+    }
+
+
+def commands() -> list[tuple[str, ...]]:
+    """Every `switchyard VERB [VERB]` that a page names, in code or in backticks."""
+    found: set[tuple[str, ...]] = set()
+    for name in PAGES:
+        page = Page(Path(name))
+        code = [line for block in page.blocks for line in block.text.splitlines()]
+        code += [span for _, line in page.prose for span in re.findall(r"`([^`]+)`", line)]
+        for line in code:
+            for words in re.findall(r"(?:^|[\s/])switchyard((?: [a-z][a-z-]*)+)", line):
+                found.add(tuple(words.split()[:2]))
+    return sorted(found)
+
+
+@cache
+def help_of(*verbs: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", "from router.cli.main import main; main()", *verbs, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+    assert done.returncode == 0, f"switchyard {' '.join(verbs)} --help: {done.stderr}"
+    return done.stdout
+
+
+def lists(text: str, verb: str) -> bool:
+    return re.search(rf"^\W*{re.escape(verb)}\s", text, re.MULTILINE) is not None
+
+
+@pytest.mark.parametrize("place", configs())
+def test_a_config_on_a_page_is_valid(place: str, tmp_path: Path) -> None:
+    file = tmp_path / "switchyard.yaml"
+    file.write_text(configs()[place])
+    load_config(file, {})
+
+
+def test_pages_name_commands() -> None:
+    assert ("serve",) in {words[:1] for words in commands()}
+    assert len(commands()) > 10
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_a_command_on_a_page_exists(words: tuple[str, ...]) -> None:
+    assert lists(help_of(), words[0])
+    if len(words) == 2 and "COMMAND" in help_of(words[0]):  # a group; else the second word is an argument
+        assert lists(help_of(words[0]), words[1])
+
+
+def settings(model: type[BaseModel]) -> set[str]:
+    """The names of all settings below a section, as they are written in the file."""
+    names: set[str] = set()
+    for name, field in model.model_fields.items():
+        names.add(field.alias or name)
+        for section in sections(field.annotation):
+            names |= settings(section)
+    return names
+
+
+def sections(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    inside = (*getattr(annotation, "__args__", ()), *getattr(annotation, "__metadata__", ()))
+    return [section for part in inside for section in sections(part)]
+
+
+def test_every_setting_is_described() -> None:
+    described = set(re.findall(r"[\w-]+", " ".join(re.findall(r"`([^`]+)`", (ROOT / "config/README.md").read_text()))))
+    names = settings(Config)
+    assert {"listen", "drain_seconds", "api_key", "first_content", "weight", "schema"} <= names
+    assert names <= described, f"config/README.md lacks {sorted(names - described)}"
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    code = f"import sys, router.cli.main; print(*[name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == []
