@@ -67,7 +67,7 @@ def profile(load: str, gateway: Gateway, folder: Path, seconds: float) -> int:
         busiest = max(workers, key=lambda pid: workers[pid])
         plain = measure(work, running, upstream_pid, Cores(), 0.0)
         command = [str(_PY_SPY), "record", "--pid", str(busiest), "--format", "raw", "--output", str(output)]
-        command += ["--rate", str(_RATE), "--duration", str(int(seconds) - 1), "--function", "--gil"]
+        command += ["--rate", str(_RATE), "--duration", str(int(seconds) - 1), "--function", "--gil", "--nonblocking"]
         spy = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         measure(work, running, upstream_pid, Cores(), 0.0)
         said, _ = spy.communicate(timeout=60)
