@@ -35,7 +35,7 @@ test: setup ## set up if needed, then run all tests
 check: setup ## format, lint, types, import layers, documentation
 	@$(RUN) ruff format --check .
 	@$(RUN) ruff check .
-	@$(RUN) mypy router providers tools
+	@$(RUN) mypy $(CODE)
 	@.venv/bin/lint-imports --no-cache
 	@$(RUN) tools.check_docs
 
