@@ -1,8 +1,9 @@
 """The canonical request: everything that any wire can say, as frozen values.
 
-A wire's `read_call` builds a `Call` from a client's body, another wire's `write_call` turns it into an upstream body. The
-same `Call` may go to several targets one after the other, so nothing in it ever changes. What only one wire can say
-rides along in `extras` under that wire's own field names; a target on another wire refuses or drops it by a visible rule.
+A wire's `read_call` builds a `Call` from a client's body, another wire's `write_call` turns it into an upstream body.
+The same `Call` may go to several targets one after the other, so nothing in it ever changes. What only one wire can
+say rides along in `extras` under that wire's own field names; a target on another wire refuses or drops it by a
+visible rule.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Text(Struct, frozen=True, tag="text"):
 
 
 class Image(Struct, frozen=True, tag="image"):
-    """An image by value (`data`, base64 in the standard alphabet, no prefix) or by `url` (http or https), never both."""
+    """An image by value (`data`, base64 in the standard alphabet, no prefix) or by `url` (http or https), never
+    both."""
 
     data: str | None = None
     url: str | None = None
@@ -48,7 +50,8 @@ class File(Struct, frozen=True, tag="file"):
 
 
 class ToolUse(Struct, frozen=True, tag="tool_use"):
-    """A call the model made. `arguments` is JSON text as the model wrote it: it may be invalid and is passed on as it is."""
+    """A call the model made. `arguments` is JSON text as the model wrote it: it may be invalid and is passed on as it
+    is."""
 
     id: str
     name: str
@@ -66,7 +69,8 @@ class ToolResult(Struct, frozen=True, tag="tool_result"):
 
 
 class Reasoning(Struct, frozen=True, tag="reasoning"):
-    """Earlier reasoning of the assistant. Opaque forms (`signature`, `encrypted`) are only valid at the vendor that made them."""
+    """Earlier reasoning of the assistant. Opaque forms (`signature`, `encrypted`) are only valid at the vendor that
+    made them."""
 
     text: str = ""
     signature: str | None = None
@@ -82,7 +86,8 @@ Part = Text | Image | Audio | File | ToolUse | ToolResult | Reasoning | Refusal
 
 
 class Message(Struct, frozen=True):
-    """One turn. A tool turn holds only `ToolResult` parts; an assistant turn holds its reasoning, text and tool uses in order."""
+    """One turn. A tool turn holds only `ToolResult` parts; an assistant turn holds its reasoning, text and tool uses
+    in order."""
 
     role: Role
     parts: tuple[Part, ...]
@@ -170,7 +175,8 @@ class Call(Struct, frozen=True, kw_only=True):
     wire: str
     """The client's wire: openai, ollama, gemini, anthropic, responses."""
     op: str
-    """The operation in that wire's own words: chat, completions, embeddings, generate, embed, ... The writer needs it."""
+    """The operation in that wire's own words: chat, completions, embeddings, generate, embed, ... The writer needs
+    it."""
     kind: Kind
     asked_model: str
     raw: Mapping[str, Any]

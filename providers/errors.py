@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 Scope = Literal["transient", "credential", "request"]
-"""transient: try elsewhere, counts against the deployment. credential: our key, bill or config; try elsewhere, the deployment
-itself is healthy. request: the call itself is refused; final, no fallback, no health penalty."""
+"""transient: try elsewhere, counts against the deployment. credential: our key, bill or config; try elsewhere, the
+deployment itself is healthy. request: the call itself is refused; final, no fallback, no health penalty."""
 
 
 class SwitchyardError(Exception):
@@ -40,14 +40,16 @@ class SwitchyardError(Exception):
         self.retry_after = retry_after
         self.should_retry = should_retry
         self.native_code = native_code
-        """The provider's own code, where there is one (`context_length_exceeded`): shown to the client in place of ours."""
+        """The provider's own code, where there is one (`context_length_exceeded`): shown to the client in place of
+        ours."""
 
 
 class InternalError(SwitchyardError):
     """A bug of ours. The message names the request id and nothing else."""
 
 
-# --- the caller's side -------------------------------------------------------------------------------------------------
+# --- the caller's side
+# -------------------------------------------------------------------------------------------------
 
 
 class InvalidRequest(SwitchyardError):
@@ -130,7 +132,8 @@ class HeadersTooLarge(SwitchyardError):
     type = "invalid_request_error"
 
 
-# --- our own side ------------------------------------------------------------------------------------------------------
+# --- our own side
+# ------------------------------------------------------------------------------------------------------
 
 
 class Overloaded(SwitchyardError):
@@ -157,7 +160,8 @@ class NoTarget(SwitchyardError):
     type = "service_unavailable_error"
 
 
-# --- the provider's side -----------------------------------------------------------------------------------------------
+# --- the provider's side
+# -----------------------------------------------------------------------------------------------
 
 
 class UpstreamError(SwitchyardError):
@@ -195,7 +199,9 @@ class Unreachable(UpstreamError):
 
 
 class TimedOut(UpstreamError):
-    status = 504
+    """A deadline passed: connecting, first content, idle or total. 503 like every failure that another try may cure."""
+
+    status = 503
     code = "provider_timeout"
     reason = "timeout"
 
@@ -225,11 +231,12 @@ class Busy(UpstreamError):
 
 
 class RateLimited(UpstreamError):
-    """The provider's rate limit. Cools the deployment down; not a failure of it."""
+    """The provider's rate limit. Cools the deployment down; not a failure of it. Not 429 towards the caller: that is
+    for limits of theirs."""
 
-    status = 429
+    status = 503
     code = "provider_rate_limited"
-    type = "rate_limit_error"
+    type = "service_unavailable_error"
     reason = "rate_limited"
 
 
@@ -253,7 +260,8 @@ class ProviderQuota(UpstreamError):
 
 
 class ProviderModelNotFound(UpstreamError):
-    """The provider does not know the sent model (or not for our account): our config is wrong there, another target may serve."""
+    """The provider does not know the sent model (or not for our account): our config is wrong there, another target
+    may serve."""
 
     status = 502
     code = "provider_model_not_found"

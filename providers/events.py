@@ -1,7 +1,8 @@
 """The canonical answer: a sequence of events. A whole answer is the same events, folded.
 
-Order: `Started` (at most once), then deltas in any mix, `UsageSeen` whenever the provider says something (cumulative: set,
-never add), `Finished` once for each choice. A stream that ends without `Finished` is truncated: the reader reports it.
+Order: `Started` (at most once), then deltas in any mix, `UsageSeen` whenever the provider says something (cumulative:
+set, never add), `Finished` once for each choice. A stream that ends without `Finished` is truncated: the reader
+reports it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class Usage(Struct, frozen=True):
-    """Tokens of one call. None means unknown; 0 means the provider said zero. `cached` is part of `input`, `reasoning` of `output`."""
+    """Tokens of one call. None means unknown; 0 means the provider said zero. `cached` is part of `input`,
+    `reasoning` of `output`."""
 
     input: int | None = None
     output: int | None = None
@@ -51,7 +53,8 @@ class RefusalDelta(Struct, frozen=True):
 
 
 class ToolStart(Struct, frozen=True):
-    """A tool call begins. `index` counts from 0 without gaps within a choice; `id` is never empty (readers make one)."""
+    """A tool call begins. `index` counts from 0 without gaps within a choice; `id` is never empty (readers make
+    one)."""
 
     index: int
     id: str

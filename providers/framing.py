@@ -1,8 +1,8 @@
 """Incremental framing: SSE and newline-delimited JSON, cut at any byte.
 
-Rules: lines are split on bytes, so half a UTF-8 character is never decoded. Every event is bounded; beyond the bound the stream
-is `Broken`. What we send ends in LF LF and is ASCII-safe where line splitters of real clients would cut (U+2028, U+2029,
-U+0085: `str.splitlines` and httpx's line reader).
+Rules: lines are split on bytes, so half a UTF-8 character is never decoded. Every event is bounded; beyond the bound
+the stream is `Broken`. What we send ends in LF LF and is ASCII-safe where line splitters of real clients would cut
+(U+2028, U+2029, U+0085: `str.splitlines` and httpx's line reader).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class SSE(Struct, frozen=True):
 
 
 class SSEReader:
-    """Server-sent events by the WHATWG rules: LF, CR or CRLF, comments, several data lines, a byte order mark at the start.
+    """Server-sent events by the WHATWG rules: LF, CR or CRLF, comments, several data lines, a byte order mark at the
+    start.
 
     Deviation on purpose: an unfinished last event is given by `close` too, since vendors forget the last blank line.
     """
@@ -141,7 +142,8 @@ _ESCAPES = {b"\xe2\x80\xa8": rb"\u2028", b"\xe2\x80\xa9": rb"\u2029", b"\xc2\x85
 
 
 def line_safe(json_text: bytes) -> bytes:
-    """JSON on one line that no line splitter cuts: U+2028, U+2029 and U+0085 become escapes (they only stand inside strings)."""
+    """JSON on one line that no line splitter cuts: U+2028, U+2029 and U+0085 become escapes (they only stand inside
+    strings)."""
     if json_text.isascii() or not _CUTS.search(json_text):
         return json_text
     return _CUTS.sub(lambda found: _ESCAPES[found[0]], json_text)

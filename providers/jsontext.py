@@ -2,8 +2,9 @@
 
 What was checked is what is forwarded: the parsed value is written again, the client's raw bytes never go upstream.
 
-Two parsers look at each body. orjson refuses NaN, 1e999, lone surrogates and bad UTF-8, but keeps the last of duplicate keys in
-silence; the standard library shows the pairs. Together they cost 3.4 µs for a 300 byte body (orjson alone 0.6).
+Two parsers look at each body. orjson refuses NaN, 1e999, lone surrogates and bad UTF-8, but keeps the last of
+duplicate keys in silence; the standard library shows the pairs. Together they cost 3.4 µs for a 300 byte body (orjson
+alone 0.6).
 """
 
 from __future__ import annotations

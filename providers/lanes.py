@@ -1,4 +1,5 @@
-"""The translate lane: a provider's body, through events, into the client's dialect. Splice lanes live with their wire."""
+"""The translate lane: a provider's body, through events, into the client's dialect. Splice lanes live with their
+wire."""
 
 from __future__ import annotations
 

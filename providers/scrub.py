@@ -1,4 +1,5 @@
-"""Cleaning of provider texts before a caller sees them: no secrets, no markup, no control characters, one bounded line."""
+"""Cleaning of provider texts before a caller sees them: no secrets, no markup, no control characters, one bounded
+line."""
 
 from __future__ import annotations
 

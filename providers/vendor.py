@@ -15,7 +15,8 @@ from providers.wire import Lane, ProviderWire, Stamp, Wire
 
 
 class Capabilities(Struct, frozen=True):
-    """What a model can do. None means unknown, and unknown is allowed: the provider decides. Only False keeps a call away."""
+    """What a model can do. None means unknown, and unknown is allowed: the provider decides. Only False keeps a call
+    away."""
 
     chat: bool | None = None
     text: bool | None = None
@@ -41,11 +42,13 @@ class ModelFacts(Struct, frozen=True):
     name: str
     capabilities: Capabilities = Capabilities()
     details: Mapping[str, object] = {}
-    """What the provider's list said (Ollama: size, digest, details, modified_at), for lists of ours in the same dialect."""
+    """What the provider's list said (Ollama: size, digest, details, modified_at), for lists of ours in the same
+    dialect."""
 
 
 class UpstreamRequest(Struct, frozen=True):
-    """One HTTP request below a provider's base URL. Header names are lower case; auth is in them, so it is never logged."""
+    """One HTTP request below a provider's base URL. Header names are lower case; auth is in them, so it is never
+    logged."""
 
     method: str
     path: str
@@ -123,7 +126,8 @@ class PlainVendor:
         return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
     def body(self, call: Call, sent_model: str) -> dict[str, Any]:
-        """The upstream body: patched raw body on the same wire, else the call written out. Vendors override to apply quirks."""
+        """The upstream body: patched raw body on the same wire, else the call written out. Vendors override to apply
+        quirks."""
         if call.wire == self.wire.name:
             return {**call.raw, "model": sent_model}
         return self.wire.write_call(call, sent_model)

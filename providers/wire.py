@@ -1,7 +1,9 @@
-"""What a wire is: one wire format with both directions for both sides; `ProviderWire` is the half that no client speaks.
+"""What a wire is: one wire format with both directions for both sides; `ProviderWire` is the half that no client
+speaks.
 
-Towards the client: `read_call`, `writer`, `write_answer`, `write_error`. Towards the provider: `write_call`, `path`, `reader`,
-`read_answer`, `read_error`. Where client and provider speak the same wire, `splice` passes frames on as they came.
+Towards the client: `read_call`, `writer`, `write_answer`, `write_error`. Towards the provider: `write_call`, `path`,
+`reader`, `read_answer`, `read_error`. Where client and provider speak the same wire, `splice` passes frames on as
+they came.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from providers.errors import SwitchyardError, UpstreamError
 from providers.events import Event, FinishReason, Usage
 
 FrameKind = Literal["opening", "content", "usage", "terminal", "error"]
-"""opening: commits nothing (role frame, keep-alive). content: commits us. usage: numbers only. terminal: the answer is complete (a
-finish reason or the end mark). error: the provider failed; nothing follows."""
+"""opening: commits nothing (role frame, keep-alive). content: commits us. usage: numbers only. terminal: the answer
+is complete (a finish reason or the end mark). error: the provider failed; nothing follows."""
 
 
 class Frame(NamedTuple):
-    """Bytes for the client, tagged. `data` may be empty (a hidden usage frame). kind `error` carries `error` and no data."""
+    """Bytes for the client, tagged. `data` may be empty (a hidden usage frame). kind `error` carries `error` and no
+    data."""
 
     kind: FrameKind
     data: bytes
@@ -74,8 +77,8 @@ class Lane(Protocol):
         ...
 
     def whole(self, body: bytes) -> bytes:
-        """An answer that is not streamed: the client's body. Raises UpstreamError when it is no complete answer (200 with an error in
-        it, half JSON, HTML)."""
+        """An answer that is not streamed: the client's body. Raises UpstreamError when it is no complete answer (200
+        with an error in it, half JSON, HTML)."""
         ...
 
 
@@ -109,10 +112,12 @@ class ProviderWire(Protocol):
     """The half of a wire that talks to providers: enough for a vendor."""
 
     name: str
+    stream_type: str
+    """Content type of a streamed answer: `text/event-stream; charset=utf-8`, `application/x-ndjson`."""
 
     def write_call(self, call: Call, sent_model: str) -> dict[str, Any]:
-        """The upstream body for a call that came in on any wire. Raises UnsupportedFeature for what this wire cannot say and that may not
-        be dropped (images by URL to Ollama, token-id inputs, ...)."""
+        """The upstream body for a call that came in on any wire. Raises UnsupportedFeature for what this wire cannot
+        say and that may not be dropped (images by URL to Ollama, token-id inputs, ...)."""
         ...
 
     def path(self, call: Call, sent_model: str) -> str:
@@ -126,20 +131,19 @@ class ProviderWire(Protocol):
         ...
 
     def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
-        """Classify a provider's error answer (status >= 400, or 200 with an error in it). Header names are lower case. Never raises; the
-        message is cleaned and at most 500 characters."""
+        """Classify a provider's error answer (status >= 400, or 200 with an error in it). Header names are lower case.
+        Never raises; the message is cleaned and at most 500 characters."""
         ...
 
 
 class Wire(ProviderWire, Protocol):
     """A wire that clients speak too."""
 
-    stream_type: str
-    """Content type of a streamed answer: `text/event-stream; charset=utf-8`, `application/x-ndjson`."""
     whole_type: str
 
     def read_call(self, op: str, body: Mapping[str, Any], *, path_model: str | None = None) -> Call:
-        """Check a client's body and give its `Call`. `path_model` is the model in the URL (Gemini). Explicit nulls mean absent.
+        """Check a client's body and give its `Call`. `path_model` is the model in the URL (Gemini). Explicit nulls mean
+        absent.
 
         Raises InvalidRequest with `param` naming the field (`messages[0].role`).
         """
@@ -152,7 +156,7 @@ class Wire(ProviderWire, Protocol):
         ...
 
     def splice(self, call: Call, stamp: Stamp) -> Lane:
-        """Client and provider speak this wire: frames go on as bytes while a tap looks for content, usage, error and the end."""
+        """Client and provider speak this wire: frames go on as bytes, a tap looks for content, usage, error and end."""
         ...
 
     def write_error(self, error: SwitchyardError, request_id: str) -> bytes:

@@ -1,0 +1,465 @@
+"""Runs a plan: attempts, deadlines, hold-back, commit, failover, cancellation. Knows frames and outcomes, no vendor
+names.
+
+Nothing is sent to the client before the first content (or a complete empty answer); until then a failure moves on to
+the next target. After it the target is final and a failure is told inside the stream. A call has one watch for all
+its deadlines; it and a client that leaves both cancel the call's task, which closes the upstream socket on its way
+out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from providers.call import Call
+from providers.errors import (
+    Broken,
+    Busy,
+    NoTarget,
+    SwitchyardError,
+    TimedOut,
+    UnsupportedFeature,
+    UpstreamError,
+)
+from providers.vendor import UpstreamRequest
+from providers.wire import Frame, Lane, Stamp, Wire
+from router.health import Health
+from router.routing import Attempt, Plan, Provider, Target
+from router.trace import AttemptRecord, Trace
+from router.transport import Response, Route
+
+WHOLE_FACTOR = 6
+"""An answer that is not streamed gives no sign of life until it is complete, so it gets this many times
+`first_content`, at most `total`."""
+MAX_WHOLE = 64 * 1024 * 1024
+"""Bytes of an answer that is not streamed (embeddings of large batches, images by value)."""
+MAX_ERROR = 256 * 1024
+"""Bytes of an error answer that are read."""
+MAX_HELD = 1024 * 1024
+"""Bytes that are held back before the first content."""
+
+
+class Transport(Protocol):
+    async def open(
+        self, route: Route, request: UpstreamRequest, *, body: AsyncIterator[bytes] | None = None
+    ) -> Response: ...
+
+
+class Endpoint(Protocol):
+    """A server that we run ourselves: where it is now."""
+
+    async def wait(self) -> tuple[str, str | None]:
+        """Base URL and key, once it is ready. Raises UpstreamError when it will not be."""
+        ...
+
+
+class Responder(Protocol):
+    """The client's side of a call."""
+
+    async def start(self, content_type: str, length: int | None) -> None:
+        """Send status 200 and headers. `length` None: a stream."""
+        ...
+
+    async def send(self, data: bytes, *, more: bool) -> None:
+        """Returns when the client has taken enough to take more."""
+        ...
+
+
+class Watch:
+    """All deadlines of one call behind one timer. When one passes, the call's task is cancelled and `fired` says why.
+
+    The timer is not moved with each chunk: it looks at `seen` when it rings and sleeps on. `stall` is how long one
+    `send` may take (seconds).
+    """
+
+    __slots__ = ("_loop", "_phase", "_seconds", "_task", "_timer", "_total", "fired", "seen", "sending", "stall")
+
+    def __init__(self, task: asyncio.Task[None], stall: float) -> None:
+        self._task = task
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._phase = ""
+        self._seconds = 0.0
+        self._total: float | None = None
+        self.stall = stall
+        self.seen = 0.0
+        """When the phase began, or content was last seen."""
+        self.sending: float | None = None
+        """Since when a send has been waiting for the client; deadlines of the provider rest meanwhile."""
+        self.fired: SwitchyardError | None = None
+
+    def limit(self, seconds: float) -> None:
+        """The whole call ends after `seconds` from now, whatever it does."""
+        total = self._loop.time() + seconds
+        self._total = total if self._total is None else min(total, self._total)
+
+    def phase(self, name: str, seconds: float) -> None:
+        """Content, or the next sign of it, is due every `seconds`."""
+        self._phase = name
+        self._seconds = seconds
+        self.seen = self._loop.time()
+        self._arm(self.seen)
+
+    def fire(self, error: SwitchyardError) -> None:
+        if self.fired is None:
+            self.fired = error
+            self._task.cancel()
+
+    def take(self) -> SwitchyardError | None:
+        """Called where a cancellation was caught: the error when it was ours and nobody else's, else None."""
+        error, self.fired = self.fired, None
+        if error is None:
+            return None
+        return error if self._task.uncancel() == 0 else None
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        due = self.seen + self._seconds if self.sending is None else self.sending + self.stall
+        if self._total is not None:
+            due = min(due, self._total)
+        self._timer = self._loop.call_later(min(max(due - now, 0.001), self.stall), self._ring)
+
+    def _ring(self) -> None:
+        now = self._loop.time()
+        if self.sending is not None and now - self.sending >= self.stall:
+            self.fire(ClientStalled("the client took no bytes for too long"))
+        elif self._total is not None and now >= self._total:
+            self.fire(TimedOut("the call took longer than it may in total"))
+        elif self.sending is None and now - self.seen >= self._seconds:
+            self.fire(TimedOut(_LATE[self._phase].format(self._seconds)))
+        else:
+            self._timer = None
+            self._arm(now)
+
+
+class ClientStalled(SwitchyardError):
+    """The client stopped reading. Nobody is told: the connection is dropped."""
+
+    status = 499
+    code = "client_stalled"
+
+
+_LATE = {
+    "first_content": "the provider sent no content within {:g} seconds",
+    "whole": "the provider sent no answer within {:g} seconds",
+    "idle": "the provider sent nothing for {:g} seconds in the middle of its answer",
+}
+
+
+class Places:
+    """The bounded number of calls that a provider takes at once, and the bounded queue in front of it."""
+
+    def __init__(self, places: int, queue: int) -> None:
+        self._semaphore = asyncio.Semaphore(places)
+        self._queue = queue
+        self.waiting = 0
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Raises Busy when the queue is full."""
+        if self._semaphore.locked():
+            if self.waiting >= self._queue:
+                raise Busy("the local model's queue is full", retry_after=1.0)
+            self.waiting += 1
+            try:
+                await self._semaphore.acquire()
+            finally:
+                self.waiting -= 1
+        else:
+            await self._semaphore.acquire()
+        try:
+            yield
+        finally:
+            self._semaphore.release()
+
+
+@dataclass(slots=True)
+class Job:
+    """One call to run. `seconds` is the caller's own deadline, None for none."""
+
+    call: Call
+    client: Wire
+    plan: Plan
+    trace: Trace
+    responder: Responder
+    watch: Watch
+    seconds: float | None = None
+
+
+class Engine:
+    """`transports` by the vendor's `transport` name; `endpoints` by provider name, for servers that we run
+    ourselves."""
+
+    def __init__(
+        self,
+        transports: Mapping[str, Transport],
+        health: Health,
+        endpoints: Mapping[str, Endpoint],
+        *,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._transports = transports
+        self._health = health
+        self._endpoints = endpoints
+        self._clock = clock
+        self._monotonic = monotonic
+        self._places: dict[str, tuple[Provider, Places]] = {}
+
+    async def run(self, job: Job) -> None:
+        """Answer the call. Raises the error to tell the client when nothing has been sent; otherwise the answer is
+        complete or its stream has ended with an error event (`trace.error`)."""
+        trace = job.trace
+        first: SwitchyardError | None = None
+        if job.seconds is not None:
+            job.watch.limit(job.seconds)
+        for attempt in job.plan.attempts:
+            record = AttemptRecord(attempt.target)
+            trace.attempts.append(record)
+            began = self._monotonic()
+            try:
+                if attempt.role == "fallback" and trace.fallback is None:
+                    trace.fallback = self._reason(job.plan, first)
+                await self._attempt(job, attempt, record)
+                return
+            except UpstreamError as error:
+                record.outcome = error.reason
+                record.status = error.upstream_status
+                self._count(attempt.target, error)
+                if error.scope == "request" or self._is_over(job):
+                    raise
+                if first is None or isinstance(first, UnsupportedFeature):
+                    first = error
+            except UnsupportedFeature as error:
+                record.outcome = "unsupported"
+                first = first or error
+            except asyncio.CancelledError:
+                record.outcome = "aborted"
+                self._health.abandoned(str(attempt.target))
+                raise
+            finally:
+                record.seconds = self._monotonic() - began
+        trace.fallback = None
+        raise first or NoTarget("no target is left to try")
+
+    def _reason(self, plan: Plan, first: SwitchyardError | None) -> str:
+        """Why the fallback answers: the first failure, else why the first target was left out."""
+        if isinstance(first, UpstreamError):
+            return first.reason
+        if first is not None:
+            return "unsupported"
+        skipped = plan.skipped[0] if plan.skipped else None
+        if skipped is None:
+            return "no_target"
+        block = self._health.block(skipped.target) if skipped.reason == "unhealthy" else None
+        return block.reason if block is not None else skipped.reason
+
+    def _is_over(self, job: Job) -> bool:
+        return job.seconds is not None and self._monotonic() - job.trace.started >= job.seconds
+
+    def _count(self, target: Target, error: UpstreamError) -> None:
+        if error.scope != "request":
+            self._health.failure(str(target), error)
+
+    async def _attempt(self, job: Job, attempt: Attempt, record: AttemptRecord) -> None:
+        provider = attempt.target.provider
+        timeouts = provider.timeouts
+        watch = job.watch
+        if job.call.stream:
+            watch.phase("first_content", timeouts.first_content)
+        else:
+            watch.phase("whole", min(timeouts.first_content * WHOLE_FACTOR, timeouts.total))
+        watch.limit(timeouts.total)
+        try:
+            places = self._places_of(provider)
+            if places is None:
+                await self._exchange(job, attempt.target, record)
+            else:
+                waited = self._monotonic()
+                async with places.one():
+                    job.trace.upstream_seconds += self._monotonic() - waited
+                    await self._exchange(job, attempt.target, record)
+        except asyncio.CancelledError:
+            error = watch.take()
+            if error is None:
+                raise
+            raise error from None
+
+    async def _exchange(self, job: Job, target: Target, record: AttemptRecord) -> None:
+        provider, call, trace = target.provider, job.call, job.trace
+        vendor = provider.vendor
+        base_url, api_key = provider.base_url, provider.api_key
+        began = self._monotonic()
+        try:
+            endpoint = self._endpoints.get(provider.name) if self._endpoints else None
+            if endpoint is not None:
+                base_url, api_key = await endpoint.wait()
+            request = vendor.request(call, target.model, api_key)
+            if provider.headers:
+                headers = {**request.headers, **provider.headers}
+                request = UpstreamRequest(request.method, request.path, headers, request.body)
+            lane = vendor.lane(call, job.client, Stamp(trace.request_id, trace.created, self._clock, target.model))
+            trace.meter = lane.meter
+            self._health.begin(str(target))
+            route = Route(base_url, provider.timeouts.connect, provider.proxy, provider.ca_bundle)
+            began = self._monotonic()
+            response = await self._transports[vendor.transport].open(route, request)
+        finally:
+            trace.upstream_seconds += self._monotonic() - began
+        try:
+            record.status = response.status
+            if not 200 <= response.status < 300:
+                raise await self._refusal(provider, response)
+            if not call.stream:
+                await self._whole(job, target, record, response, lane)
+            elif _is_json(response) and vendor.wire.stream_type.startswith("text/event-stream"):
+                raise vendor.classify(response.status, response.headers, await response.read_all(MAX_ERROR))
+            else:
+                await self._stream(job, target, record, response, lane)
+        finally:
+            response.abort()
+
+    async def _refusal(self, provider: Provider, response: Response) -> UpstreamError:
+        status = response.status
+        if 300 <= status < 400:
+            return Broken("the provider answered with a redirect, which is not followed", upstream_status=status)
+        try:
+            body = await response.read_all(MAX_ERROR)
+        except UpstreamError:
+            # The status says enough.
+            body = b""
+        return provider.vendor.classify(status, response.headers, body)
+
+    async def _whole(self, job: Job, target: Target, record: AttemptRecord, response: Response, lane: Lane) -> None:
+        trace = job.trace
+        began = self._monotonic()
+        try:
+            answer = await response.read_all(MAX_WHOLE)
+        finally:
+            trace.upstream_seconds += self._monotonic() - began
+        body = lane.whole(answer)
+        response.finish()
+        self._won(job, target, record)
+        job.watch.sending = self._monotonic()
+        await job.responder.start(job.client.whole_type, len(body))
+        await job.responder.send(body, more=False)
+
+    async def _stream(self, job: Job, target: Target, record: AttemptRecord, response: Response, lane: Lane) -> None:
+        trace, watch, monotonic = job.trace, job.watch, self._monotonic
+        held: list[bytes] = []
+        ended = False
+        while not ended:
+            failure: SwitchyardError | None = None
+            out: list[bytes] = []
+            began = monotonic()
+            try:
+                data = await response.read()
+                frames = lane.feed(data) if data else lane.close()
+                if lane.done:
+                    response.finish()
+                    frames = [*frames, *lane.close()]
+                ended = lane.done or not data
+                out, moved, failure = _gather(frames)
+            except UpstreamError as cut:
+                # The connection broke. After the finish reason that costs the client nothing.
+                ended, moved = True, False
+                if lane.meter.finish is None:
+                    failure = cut
+                else:
+                    out, moved, failure = _gather(lane.close())
+            except asyncio.CancelledError:
+                failure = watch.take()
+                if failure is None:
+                    raise
+                moved = False
+            if moved:
+                watch.seen = monotonic()
+            if not trace.committed:
+                trace.upstream_seconds += monotonic() - began
+                if failure is not None:
+                    raise failure
+                held += out
+                if not moved and not ended:
+                    if sum(map(len, held)) > MAX_HELD:
+                        raise Broken("the provider sent too much before its first content")
+                    continue
+                out = held
+                self._won(job, target, record)
+                watch.phase("idle", target.provider.timeouts.idle)
+                await job.responder.start(job.client.stream_type, None)
+            if failure is not None:
+                ended = True
+                self._broke(target, record, trace, failure)
+                if isinstance(failure, ClientStalled):
+                    return
+                out.append(job.client.write_stream_error(job.call, failure, trace.request_id))
+            if out or ended:
+                watch.sending = monotonic()
+                try:
+                    await job.responder.send(out[0] if len(out) == 1 else b"".join(out), more=not ended)
+                except asyncio.CancelledError:
+                    failure = watch.take()
+                    if failure is None:
+                        raise
+                    self._broke(target, record, trace, failure)
+                    return
+                watch.sending = None
+
+    def _won(self, job: Job, target: Target, record: AttemptRecord) -> None:
+        """The target answers: nothing else will."""
+        trace = job.trace
+        trace.committed = True
+        trace.answered = target
+        trace.first_content = self._monotonic()
+        record.outcome = "ok"
+        self._health.success(str(target))
+
+    def _broke(self, target: Target, record: AttemptRecord, trace: Trace, failure: SwitchyardError) -> None:
+        """The answer broke off after it began."""
+        trace.error = failure
+        if isinstance(failure, ClientStalled):
+            trace.client_gone = True
+        if isinstance(failure, UpstreamError):
+            record.outcome = failure.reason
+            self._count(target, failure)
+
+    def _places_of(self, provider: Provider) -> Places | None:
+        if provider.max_concurrency is None:
+            return None
+        known = self._places.get(provider.name)
+        if known is None or known[0].max_concurrency != provider.max_concurrency or known[0].queue != provider.queue:
+            known = (provider, Places(provider.max_concurrency, provider.queue))
+            self._places[provider.name] = known
+        return known[1]
+
+    def queued(self) -> dict[str, int]:
+        """Calls that wait for a place, by provider."""
+        return {name: places.waiting for name, (_, places) in self._places.items()}
+
+
+def _gather(frames: Sequence[Frame]) -> tuple[list[bytes], bool, UpstreamError | None]:
+    """The bytes to send, whether the answer moved on (content or its end), and the failure that ends it."""
+    out: list[bytes] = []
+    moved = False
+    for kind, data, error in frames:
+        if error is not None:
+            return out, moved, error
+        if data:
+            out.append(data)
+        if kind == "content" or kind == "terminal":
+            moved = True
+    return out, moved, None
+
+
+def _is_json(response: Response) -> bool:
+    return response.headers.get("content-type", "").startswith("application/json")

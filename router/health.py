@@ -1,0 +1,105 @@
+"""Which deployments take no traffic right now, and why: a breaker and a cooldown for each `provider/model`.
+
+In process, with an injected clock. A breaker opens after FAILURES failures in a row, for OPEN_SECONDS doubling up to
+MAX_OPEN_SECONDS; when the time is over one probe at a time is let through. A rate limit is no failure: it cools the
+deployment down for the provider's own retry time, at most MAX_COOLDOWN seconds. The last error is kept: a caller who
+may not fall back is told what the provider said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from providers.errors import RateLimited, UpstreamError
+
+FAILURES = 5
+OPEN_SECONDS = 10.0
+MAX_OPEN_SECONDS = 120.0
+MAX_COOLDOWN = 60.0
+PROBE_SECONDS = 30.0
+"""A probe that has not reported by then counts as lost, and another one is let through."""
+
+
+@dataclass(slots=True)
+class _State:
+    failures: int = 0
+    opened: int = 0
+    until: float = 0.0
+    probing_until: float = 0.0
+    rate_limits: int = 0
+    cooldown: bool = False
+    error: UpstreamError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Why a deployment is skipped. `reason` is the error's stable word; `seconds` until it is tried again."""
+
+    reason: str
+    seconds: float
+    error: UpstreamError | None
+    cooldown: bool
+    """The provider itself asked for a pause (rate limit): not to be tried even when nothing else is left."""
+
+
+class Health:
+    """`clock` is monotonic seconds; `jitter` gives a number in [0, 1)."""
+
+    def __init__(self, clock: Callable[[], float], jitter: Callable[[], float]) -> None:
+        self._clock = clock
+        self._jitter = jitter
+        self._states: dict[str, _State] = {}
+
+    def block(self, deployment: str) -> Block | None:
+        """None when the deployment may be tried. Asking changes nothing: see `begin`."""
+        if not self._states:
+            return None
+        state = self._states.get(deployment)
+        if state is None or state.until == 0.0:
+            return None
+        now = self._clock()
+        until = state.until if now < state.until else state.probing_until
+        if now >= until:
+            return None
+        reason = state.error.reason if state.error is not None else "unhealthy"
+        return Block(reason, until - now, state.error, state.cooldown)
+
+    def begin(self, deployment: str) -> None:
+        """A call goes out. On a deployment whose pause is over it is the probe: others wait for its outcome."""
+        state = self._states.get(deployment) if self._states else None
+        if state is not None and state.until and self._clock() >= state.until and not state.cooldown:
+            state.probing_until = self._clock() + PROBE_SECONDS
+
+    def success(self, deployment: str) -> None:
+        if self._states:
+            self._states.pop(deployment, None)
+
+    def abandoned(self, deployment: str) -> None:
+        """The call ended without a verdict (the client left): a probe makes room for the next one."""
+        state = self._states.get(deployment) if self._states else None
+        if state is not None:
+            state.probing_until = 0.0
+
+    def failure(self, deployment: str, error: UpstreamError) -> None:
+        """Count a failure. Errors of scope `request` say nothing about the deployment and must not come here."""
+        state = self._states.setdefault(deployment, _State())
+        state.error = error
+        state.probing_until = 0.0
+        now = self._clock()
+        if isinstance(error, RateLimited):
+            state.rate_limits += 1
+            told = error.retry_after
+            pause = told if told is not None and told > 0 else 0.5 * 2 ** min(state.rate_limits - 1, 4) * self._jitter()
+            state.until = now + min(pause, MAX_COOLDOWN)
+            state.cooldown = True
+            return
+        state.cooldown = False
+        state.failures += 1
+        if state.failures >= FAILURES:
+            state.until = now + min(OPEN_SECONDS * 2**state.opened, MAX_OPEN_SECONDS)
+            state.opened = min(state.opened + 1, 8)
+
+    def snapshot(self) -> dict[str, Block]:
+        """Every deployment that is blocked now, for status pages."""
+        return {name: block for name in list(self._states) if (block := self.block(name)) is not None}

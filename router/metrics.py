@@ -1,0 +1,103 @@
+"""What operators read on `/metrics`. Labels are bounded: models and providers of the config or `other`, never a
+client's string.
+
+Children are looked up once and kept: on the hot path a metric is a dict look-up and an addition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
+
+from router.trace import Trace
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+OVERHEAD = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+
+
+class _Children:
+    """The children of one metric by their label values."""
+
+    __slots__ = ("_known", "_metric")
+
+    def __init__(self, metric: MetricWrapperBase) -> None:
+        self._metric = metric
+        self._known: dict[tuple[str, ...], Any] = {}
+
+    def of(self, *values: str) -> Any:  # a Counter or a Histogram, by the metric it belongs to
+        child = self._known.get(values)
+        if child is None:
+            child = self._known[values] = self._metric.labels(*values)
+        return child
+
+
+class Metrics:
+    """The router's metrics in a registry of their own."""
+
+    def __init__(self, version: str) -> None:
+        registry = self.registry = CollectorRegistry(auto_describe=False)
+
+        def counter(name: str, text: str, *labels: str) -> _Children:
+            return _Children(Counter(f"switchyard_{name}", text, labels, registry=registry))
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> _Children:
+            return _Children(Histogram(f"switchyard_{name}", text, labels, buckets=buckets, registry=registry))
+
+        self._requests = counter("requests", "Calls by outcome.", "dialect", "model", "provider", "status", "fallback")
+        self._attempts = counter("attempts", "Calls to providers by outcome.", "provider", "outcome")
+        self._fallbacks = counter("fallbacks", "Answers by a fallback.", "model", "to", "reason")
+        self._tokens = counter("tokens", "Tokens as providers reported them.", "provider", "model", "type")
+        self._disconnects = counter("client_disconnects", "Calls whose client left before the end.", "dialect")
+        self._duration = histogram("request_duration_seconds", "Whole time of a call.", SECONDS, "dialect", "provider")
+        self._first = histogram(
+            "time_to_first_token_seconds", "Time to the first content of a stream.", SECONDS, "provider"
+        )
+        self._overhead = histogram(
+            "overhead_seconds", "Time spent by the router itself before the answer began.", OVERHEAD, "dialect"
+        )
+        self.in_flight = Gauge("switchyard_requests_in_flight", "Calls that run now.", registry=registry)
+        Gauge(
+            "switchyard_build_info", "Always 1; the version is in the label.", ("version",), registry=registry
+        ).labels(version).set(1)
+
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A gauge that is read when scraped."""
+        Gauge(f"switchyard_{name}", text, registry=self.registry).set_function(read)
+
+    def observe(self, trace: Trace, model: str, now: float) -> None:
+        """Count a finished call. `model` is a bounded label."""
+        answered = trace.answered
+        provider = answered.provider.name if answered is not None else "none"
+        dialect = trace.dialect
+        status = str(trace.status)
+        self._requests.of(dialect, model, provider, status, trace.fallback or "none").inc()
+        for attempt in trace.attempts:
+            self._attempts.of(attempt.target.provider.name, attempt.outcome).inc()
+        self._duration.of(dialect, provider).observe(now - trace.started)
+        if trace.client_gone:
+            self._disconnects.of(dialect).inc()
+        if answered is None:
+            return
+        if trace.fallback is not None:
+            self._fallbacks.of(model, provider, trace.fallback).inc()
+        if trace.first_content is not None:
+            self._overhead.of(dialect).observe(trace.overhead(now))
+            if trace.call is not None and trace.call.stream:
+                self._first.of(provider).observe(trace.first_content - trace.started)
+        usage = trace.meter.usage if trace.meter is not None else None
+        if usage is not None:
+            for kind, count in (
+                ("input", usage.input),
+                ("output", usage.output),
+                ("cached", usage.cached),
+                ("reasoning", usage.reasoning),
+            ):
+                if count is not None and 0 < count < 1 << 40:
+                    self._tokens.of(provider, model, kind).inc(count)
+
+    def render(self) -> bytes:
+        """The text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,77 @@
+"""One JSON line for each request, written by a thread of its own. No prompts, no credentials: ids, names, numbers.
+
+The queue is bounded: when the sink is slower than the traffic, lines are dropped and counted, never waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+LIMIT = 10_000
+"""Lines that may wait."""
+FLUSH_SECONDS = 0.2
+
+
+class RequestLog:
+    """Writes to a file descriptor (standard error by default)."""
+
+    def __init__(self, fd: int = 2, *, enabled: bool = True) -> None:
+        self.dropped = 0
+        self._fd = fd
+        self._lines: deque[Mapping[str, Any]] = deque()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._enabled = enabled
+
+    def start(self) -> None:
+        if self._enabled:
+            self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
+            self._thread.start()
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Queue one line. Values are strings, numbers, booleans or None."""
+        if not self._enabled:
+            return
+        if len(self._lines) >= LIMIT:
+            self.dropped += 1
+            return
+        self._lines.append(line)
+
+    def stop(self) -> None:
+        """Flush what waits and end the thread."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=2)
+        self._flush()
+
+    def _run(self) -> None:
+        while not self._stop.wait(FLUSH_SECONDS):
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._lines:
+            batch = [self._lines.popleft() for _ in range(min(len(self._lines), 200))]
+            if not self._put(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in batch)):
+                self.dropped += len(batch)
+
+    def _put(self, data: bytes) -> bool:
+        """False when the sink takes no more (closed pipe, full disk, a reader that stopped): inference goes on, the
+        loss is counted."""
+        for _ in range(100):
+            try:
+                while data:
+                    data = data[os.write(self._fd, data) :]
+            except BlockingIOError:
+                time.sleep(0.01)
+            except OSError:
+                return False
+            else:
+                return True
+        return False

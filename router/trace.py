@@ -1,0 +1,59 @@
+"""What is known of one call while it runs: the request log, the metrics and the response headers are written from
+it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from providers.call import Call
+from providers.errors import SwitchyardError
+from providers.wire import Meter
+from router.routing import Plan, Target
+
+
+@dataclass(slots=True)
+class AttemptRecord:
+    """One call to a provider: `outcome` is `ok`, `aborted`, or the error's stable word."""
+
+    target: Target
+    outcome: str = "running"
+    status: int | None = None
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Trace:
+    """Times are monotonic seconds; `created` is Unix seconds."""
+
+    request_id: str
+    created: float
+    started: float
+    dialect: str
+    op: str
+    call: Call | None = None
+    plan: Plan | None = None
+    key_id: str | None = None
+    attempts: list[AttemptRecord] = field(default_factory=list)
+    answered: Target | None = None
+    fallback: str | None = None
+    """Why a fallback answered (a stable word); None when the asked model did."""
+    status: int = 0
+    error: SwitchyardError | None = None
+    client_gone: bool = False
+    upstream_seconds: float = 0.0
+    """Time spent waiting for providers before the answer began: the rest of the wait is our own."""
+    first_content: float | None = None
+    committed: bool = False
+    """The client has been sent content: the target is final."""
+    meter: Meter | None = None
+
+    def overhead(self, now: float) -> float:
+        """Seconds of our own between the request's arrival and the answer's beginning."""
+        return max(0.0, (self.first_content or now) - self.started - self.upstream_seconds)
+
+    @property
+    def outcome(self) -> str:
+        """`ok`, `aborted` (the client left), or the error's code."""
+        if self.error is not None:
+            return self.error.code
+        return "aborted" if self.client_gone else "ok"
