@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -54,6 +54,8 @@ class Origin:
     references: Mapping[KeyPath, tuple[str, ...]] = field(default_factory=dict)
     """Which environment variables a setting refers to."""
     warnings: tuple[Problem, ...] = ()
+    places: Mapping[KeyPath, tuple[int, int]] = field(default_factory=dict)
+    """Line and column of every value."""
 
 
 # -- kinds of values ----------------------------------------------------------------------------------------------
@@ -369,6 +371,11 @@ class Config(Settings):
         """What is allowed and yet worth a second look."""
         return self._origin.warnings
 
+    def problem(self, message: str, *path: str | int) -> Problem:
+        """A problem with the setting at `path` that showed only later, with its place."""
+        places = (self._origin.places.get(path[:length]) for length in range(len(path), -1, -1))
+        return Problem(self._origin.file, *next(filter(None, places), (1, 1)), message)
+
     def variables(self, *path: str | int) -> tuple[str, ...]:
         """The environment variables that the setting at `path` refers to."""
         return self._origin.references.get(path, ())
@@ -384,5 +391,5 @@ def load_config(path: Path, env: Mapping[str, str]) -> Config:
     text, data = read_text(path)
     config, origin = check_text(text, str(path), env)
     digest = hashlib.sha256(data).hexdigest()[:12]
-    config._origin = Origin(origin.file, digest, origin.references, origin.warnings)
+    config._origin = replace(origin, digest=digest)
     return config

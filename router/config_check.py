@@ -90,7 +90,7 @@ def check_text(text: str, file: str, env: Mapping[str, str]) -> tuple[Config, Or
         _warn(raw, document, at(warnings))
     if problems or config is None:
         raise ConfigErrors(sorted(set(problems))[:MAX_PROBLEMS], sorted(set(warnings)))
-    return config, Origin(file, "", document.references, tuple(sorted(set(warnings))))
+    return config, Origin(file, "", document.references, tuple(sorted(set(warnings))), document.values)
 
 
 def _flat(document: Document) -> Iterator[tuple[int, int, str]]:
@@ -205,7 +205,7 @@ def _show(value: str | int | float) -> str:
     return f'"{shorten(value)}"' if isinstance(value, str) else str(value)
 
 
-def _get(value: object, path: Sequence[str | int]) -> Any:  # noqa: ANN401  # a plain tree of any shape
+def _get(value: object, path: Sequence[str | int]) -> Any:  # a plain tree of any shape
     for step in path:
         if not _holds(value, step):
             return None
@@ -248,7 +248,7 @@ def _fields_at(path: KeyPath) -> list[str]:
     return []
 
 
-def _bare(kind: Any) -> Any:  # noqa: ANN401  # an annotation has no better type
+def _bare(kind: Any) -> Any:  # an annotation has no better type
     """The annotation without `Annotated` and `| None`."""
     while True:
         if get_origin(kind) is Annotated:

@@ -1,4 +1,4 @@
-"""The config's JSON Schema, for editors and for `check-jsonschema`. It comes from the types, so it cannot fall behind."""
+"""The config's JSON Schema, for editors and for `check-jsonschema`. Made from the types."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def config_schema() -> dict[str, Any]:
     }
 
 
-def _with_references(node: Any) -> Any:  # noqa: ANN401  # any JSON
+def _with_references(node: Any) -> Any:  # any JSON
     """The schema in which every number and bool may also be written as text with a `${NAME}` in it."""
     if isinstance(node, list):
         return [_with_references(item) for item in node]

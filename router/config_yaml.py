@@ -89,7 +89,7 @@ class _Stop(Exception):
         self.finding = Finding(mark, message)
 
 
-def _mark(mark: Any) -> Mark:  # noqa: ANN401  # the C parser's marks and the Python one's share no class
+def _mark(mark: Any) -> Mark:  # the C parser's marks and the Python one's share no class
     return Mark(1, 1) if mark is None else Mark(mark.line + 1, mark.column + 1)
 
 
@@ -280,7 +280,7 @@ def _expand(text: str, at: int, env: Mapping[str, str], names: list[str], *, dep
 # -- values -------------------------------------------------------------------------------------------------------
 
 
-def _build(node: _Node, path: KeyPath, document: Document, env: Mapping[str, str]) -> Any:  # noqa: ANN401  # a plain tree
+def _build(node: _Node, path: KeyPath, document: Document, env: Mapping[str, str]) -> Any:  # a plain tree
     document.values[path] = node.mark
     if node.kind == "list":
         return [_build(item, (*path, index), document, env) for index, item in enumerate(node.items)]

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from providers.errors import ModelNotFound
 from providers.vendor import Capabilities, ModelFacts, Vendor
-from router.config import Config, Facts, ModelConfig, ProviderConfig
+from router.config import Config, ConfigErrors, Facts, ModelConfig, Problem, ProviderConfig
 from router.config_check import fallback_row
 from router.config_hosts import clean_url, is_own, ollama_url
 from router.patterns import Pattern, fill, nearest
@@ -483,24 +483,33 @@ def compile_snapshot(
     running: Mapping[str, Running] | None = None,
     vendor: Callable[[str, Mapping[str, object]], Vendor] = get_vendor,
 ) -> Snapshot:
-    """The config compiled. By provider name: `discovered` holds the model lists that servers gave, `running` the state of
-    servers that we run ourselves.
+    """The config compiled. By provider name: `discovered` holds the model lists that servers gave,
+    `running` the state of servers that we run ourselves.
 
     `own_listeners` are (host, port) pairs that this router serves on, by default those of the config: a provider that
-    leads back there is off. `vendor` finds a vendor by name and options.
+    leads back there is off. `vendor` finds a vendor by name and options, and its ValueError about the options becomes
+    ConfigErrors.
     """
     if own_listeners is None:
         own_listeners = [(listen.host, listen.port) for listen in config.server.listen]
     providers = {}
+    problems: list[Problem] = []
     for name, settings in config.providers.items():
+        try:
+            made = vendor(settings.vendor, vendor_options(settings))
+        except ValueError as error:
+            problems.append(config.problem(f"providers.{name}.options: {error}", "providers", name, "options"))
+            continue
         providers[name] = compile_provider(
             name,
             settings,
-            vendor=vendor(settings.vendor, vendor_options(settings)),
+            vendor=made,
             own_listeners=own_listeners,
             variables=config.variables("providers", name, "api_key"),
             running=(running or {}).get(name, Running()),
         )
+    if problems:
+        raise ConfigErrors(problems)
     return Snapshot(config, providers, discovered or {})
 
 
@@ -519,13 +528,13 @@ def compile_provider(
     vendor: Vendor,
     own_listeners: Sequence[tuple[str, int]],
     variables: Sequence[str] = (),
-    running: Running = Running(),  # noqa: B008  # frozen
+    running: Running = Running(),  # frozen
 ) -> Provider:
     """One provider. `variables` are the environment variables that its key refers to."""
     api_key = running.api_key or (settings.api_key.get_secret_value() if settings.api_key else None)
     local = vendor.local if settings.local is None else settings.local
     url = running.base_url or settings.base_url or vendor.base_url or ""
-    url = ollama_url(url) if settings.vendor == "ollama" else clean_url(url)
+    url = ollama_url(url) if settings.vendor == "ollama" else vendor.address(clean_url(url))
     given = settings.timeouts.model_dump(exclude_none=True)
     names = settings.models if isinstance(settings.models, tuple) else ()
     return Provider(

@@ -1,0 +1,93 @@
+"""What several verbs share: finding and reading the config, compiling it, and printing tables or JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from router.config import Config
+    from router.snapshot import Snapshot
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        envvar="SWITCHYARD_CONFIG",
+        show_envvar=False,
+        help="The config file; else SWITCHYARD_CONFIG, else config/switchyard.yaml, else the built-in default.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+DEFAULT = Path("config/switchyard.yaml")
+
+
+def config_path(option: Path | None) -> Path:
+    """The config file to read: the one asked for, the one in this directory, or the default of the installation."""
+    if option is not None:
+        return option
+    if named := os.environ.get("SWITCHYARD_CONFIG"):
+        return Path(named)
+    if DEFAULT.is_file():
+        return DEFAULT
+    package = Path(__file__).resolve().parent.parent
+    built_in = package / "default" / "switchyard.yaml"  # in a wheel
+    return built_in if built_in.is_file() else package.parent / DEFAULT  # in a checkout
+
+
+def read_config(option: Path | None) -> Config:
+    """The config, or every problem of it on standard error and exit code 1. Warnings go to standard error too."""
+    from router.config import ConfigErrors, load_config
+
+    try:
+        config = load_config(config_path(option), os.environ)
+    except ConfigErrors as errors:
+        for problem in errors.problems:
+            typer.echo(str(problem), err=True)
+        raise typer.Exit(1) from errors
+    for warning in config.warnings:
+        typer.echo(f"{warning} (warning)", err=True)
+    return config
+
+
+def snapshot_of(config: Config) -> Snapshot:
+    """The config compiled, without asking any server for its list. Options that make no sense end with exit code 1."""
+    from router.config import ConfigErrors
+    from router.snapshot import compile_snapshot
+
+    try:
+        return compile_snapshot(config)
+    except ConfigErrors as errors:
+        typer.echo(str(errors), err=True)
+        raise typer.Exit(1) from errors
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """`message` on standard error, and the end."""
+    typer.echo(f"switchyard: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def print_json(value: Any) -> None:  # any JSON
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns as wide as they need to be; a heading only for people, so that scripts can cut the lines."""
+    lines = [list(row) for row in rows]
+    if sys.stdout.isatty():
+        lines.insert(0, [title.upper() for title in head])
+    if not lines:
+        return
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for line in lines:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
