@@ -159,6 +159,7 @@ def memory(rows: Sequence[Row]) -> str:
         "RSS, 50 streams",
         "PSS, 50 streams",
         "store PSS",
+        "CPU at rest ms/s",
     )
     lines = []
     for row in rows:
@@ -175,6 +176,7 @@ def memory(rows: Sequence[Row]) -> str:
                 figure(row.median(STREAMS, lambda sample: sample.memory.rss)),
                 figure(row.median(STREAMS, lambda sample: sample.memory.pss)),
                 figure(store.pss if store and store.processes else None),
+                figure(row.rest_cpu * 1000 if row.rest_cpu is not None else None),
             )
         )
     return table(head, lines)

@@ -24,6 +24,7 @@ from tests.bench.load import Job, Result
 from tests.bench.upstream import CHUNKS, MARKER, PACE
 
 DIRECT: Final = "direct"  # the row without a gateway
+_REST: Final = 2.0  # seconds without calls that are watched
 
 
 class Trouble(RuntimeError):
@@ -60,6 +61,7 @@ class Row:
     checks_keys: bool = False
     rest: procs.Memory | None = None
     store_rest: procs.Memory | None = None
+    rest_cpu: float | None = None  # seconds of CPU per second without calls, its store included
     samples: dict[str, list[Sample]] = field(default_factory=dict)  # by phase
 
     @property
@@ -341,6 +343,7 @@ def run(plan: Plan) -> list[Row]:
                     calls = phase.connections if phase.stream else 200
                     work = msgspec.structs.replace(entrant.job(phase), calls=calls, seconds=10.0)
                     measure(work, entrant.running, upstream_pid, plan.cores, 0.0)
+        _watch_rest(entrants)
         for number in range(plan.rounds):
             for phase in plan.phases:
                 for entrant in entrants:
@@ -354,6 +357,18 @@ def run(plan: Plan) -> list[Row]:
                         plan.say(f"{row.name}, {phase.name}: {sample.result.errors} errors, {sample.result.samples}")
             plan.say(f"round {number + 1} of {plan.rounds} done")
         return [entrant.row for entrant in entrants]
+
+
+def _watch_rest(entrants: Sequence[Entrant]) -> None:
+    """All gateways at once: what they use while nobody calls."""
+    idle = [(entrant.row, entrant.running.processes()) for entrant in entrants if entrant.running is not None]
+    start = time.monotonic()
+    before = [procs.cpu(own.router | own.store) for _, own in idle]
+    time.sleep(_REST)
+    after = [procs.cpu(own.router | own.store) for _, own in idle]
+    took = time.monotonic() - start
+    for (row, _), *readings in zip(idle, before, after, strict=True):
+        row.rest_cpu = procs.difference(*readings) / took
 
 
 def cpu_per_call(sample: Sample) -> float | None:
@@ -396,6 +411,7 @@ def plain(row: Row) -> dict[str, object]:
         "row": row.name,
         "release": row.release,
         "rest": msgspec.to_builtins(row.rest),
+        "rest_cpu": row.rest_cpu,
         "samples": {
             phase: [msgspec.to_builtins(sample) for sample in samples] for phase, samples in row.samples.items()
         },
