@@ -19,18 +19,17 @@ from providers.errors import (
     SwitchyardError,
     UnsupportedFeature,
 )
+from router.provider import Provider, Running, Timeouts
 from router.snapshot import (
     BIT,
     NEEDS,
     Attempt,
     Candidate,
     Entry,
-    Provider,
     Role,
     Skipped,
     Snapshot,
     Target,
-    Timeouts,
     compile_snapshot,
 )
 
@@ -42,6 +41,7 @@ __all__ = [
     "Provider",
     "Rights",
     "Role",
+    "Running",
     "Skipped",
     "Snapshot",
     "Target",

@@ -7,16 +7,16 @@ with. Everything that depends on the config alone is worked out here, so that `p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final, Literal
 
 from providers.errors import ModelNotFound
 from providers.vendor import Capabilities, ModelFacts, Vendor
-from router.config import Config, ConfigErrors, Facts, ModelConfig, Problem, ProviderConfig
+from router.config import Config, ConfigErrors, Facts, ModelConfig, Problem
 from router.config_check import fallback_row
-from router.config_hosts import clean_url, is_own, ollama_url
 from router.patterns import Pattern, fill, nearest
+from router.provider import Provider, Running, compile_provider, vendor_options
 from router.vendors import get_vendor
 
 BYTES_PER_TOKEN: Final = 8
@@ -27,44 +27,6 @@ ROUTE_CACHE: Final = 4096
 MAX_MODEL_NAME: Final = 512
 
 Role = Literal["target", "fallback"]
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Deadlines of a provider, in seconds."""
-
-    connect: float = 3.0
-    first_content: float = 30.0
-    idle: float = 30.0
-    total: float = 600.0
-
-
-LOCAL_FIRST_CONTENT: Final = 120.0
-"""A local server may first load the model from disk."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Provider:
-    """One configured account or server."""
-
-    name: str
-    vendor: Vendor
-    base_url: str
-    api_key: str | None = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    timeouts: Timeouts
-    local: bool
-    max_concurrency: int | None
-    queue: int
-    proxy: str | None = field(repr=False)
-    ca_bundle: str | None
-    off: str | None
-    """Why it takes no calls ("OPENAI_API_KEY is not set"); None when on."""
-    discover: bool
-    """Its model list is asked for."""
-    names: tuple[str, ...]
-    """The names it is declared to serve, where it is."""
-    settings: ProviderConfig = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,15 +428,6 @@ def _any_match(patterns: Iterable[str], names: Iterable[str]) -> bool:
 # -- compiling ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
-    """What is known of a provider whose server we run ourselves (the demo model): where it is, or why it is not."""
-
-    base_url: str | None = None
-    api_key: str | None = field(default=None, repr=False)
-    off: str | None = None
-
-
 def compile_snapshot(
     config: Config,
     *,
@@ -511,69 +464,3 @@ def compile_snapshot(
     if problems:
         raise ConfigErrors(problems)
     return Snapshot(config, providers, discovered or {})
-
-
-def vendor_options(settings: ProviderConfig) -> dict[str, object]:
-    """What a vendor is set up with: the row's `options`, and litellm's name of the provider as `provider`."""
-    options = dict(settings.options)
-    if settings.litellm_provider:
-        options["provider"] = settings.litellm_provider
-    return options
-
-
-def compile_provider(
-    name: str,
-    settings: ProviderConfig,
-    *,
-    vendor: Vendor,
-    own_listeners: Sequence[tuple[str, int]],
-    variables: Sequence[str] = (),
-    running: Running = Running(),  # frozen
-) -> Provider:
-    """One provider. `variables` are the environment variables that its key refers to."""
-    api_key = running.api_key or (settings.api_key.get_secret_value() if settings.api_key else None)
-    local = vendor.local if settings.local is None else settings.local
-    url = running.base_url or settings.base_url or vendor.base_url or ""
-    url = ollama_url(url) if settings.vendor == "ollama" else vendor.address(clean_url(url))
-    given = settings.timeouts.model_dump(exclude_none=True)
-    names = settings.models if isinstance(settings.models, tuple) else ()
-    return Provider(
-        name=name,
-        vendor=vendor,
-        base_url=url,
-        api_key=api_key,
-        headers={key.lower(): value.get_secret_value() for key, value in settings.headers.items()},
-        timeouts=Timeouts(**({"first_content": LOCAL_FIRST_CONTENT} if local else {}) | given),
-        local=local,
-        max_concurrency=settings.max_concurrency,
-        queue=settings.queue,
-        proxy=settings.proxy.get_secret_value() if settings.proxy else None,
-        ca_bundle=settings.ca_bundle,
-        off=_why_off(settings, vendor, local, api_key, url, own_listeners, variables) or running.off,
-        discover=settings.models == "discover" or (settings.models is None and settings.vendor == "ollama"),
-        names=names,
-        settings=settings,
-    )
-
-
-def _why_off(
-    settings: ProviderConfig,
-    vendor: Vendor,
-    local: bool,
-    api_key: str | None,
-    url: str,
-    own_listeners: Sequence[tuple[str, int]],
-    variables: Sequence[str],
-) -> str | None:
-    if not settings.enabled:
-        return "enabled is false"
-    # A row that names a variable waits for it, also where its vendor could do without (litellm); on a local server a
-    # key is optional, so an empty one says nothing.
-    if not api_key and not local and (vendor.needs_key or variables):
-        if variables:
-            return f"{' and '.join(variables)} {'is' if len(variables) == 1 else 'are'} not set"
-        example = f"${{{vendor.key_env}:-}}" if vendor.key_env else "${NAME:-}"
-        return f'it has no api_key; write for example api_key: "{example}"'
-    if url and is_own(url, own_listeners):
-        return f"{url} points at this router itself"
-    return None

@@ -26,7 +26,7 @@ class Verb(NamedTuple):
 
 VERBS: Final[Mapping[str, Verb]] = {
     "serve": Verb("router.cli.serve:serve", "Run the router."),
-    "doctor": Verb("router.cli.doctor:doctor", "Say what on this machine will not work, and why.", _RUN),
+    "doctor": Verb("router.cli.doctor:doctor", "Say what on this machine will not work, and why."),
     "chat": Verb("router.cli.chat:chat", "Talk to a model through the router."),
     "env": Verb("router.cli.env:env", "Print the settings that point a client at the router."),
     "check": Verb("router.cli.check:check", "Check the config: every problem at once, with its place."),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from router.snapshot import Provider
+    from router.provider import Provider
 
 SECONDS = 10.0
 MAX_LIST_BYTES = 8 * 1024 * 1024
