@@ -72,6 +72,10 @@ class Vendor(Protocol):
     transport: str
     """How it is reached: `http`, or `litellm` (through the library)."""
 
+    def address(self, url: str) -> str:
+        """A base URL as an operator pasted it, completed with what this vendor's always has (a version)."""
+        ...
+
     def request(self, call: Call, sent_model: str, api_key: str | None) -> UpstreamRequest:
         """The upstream request: the client's own body, patched, where both speak this wire, else the call written out.
 
@@ -120,6 +124,9 @@ class PlainVendor:
         self.key_env = key_env
         self.needs_key = needs_key
         self.local = local
+
+    def address(self, url: str) -> str:
+        return url
 
     def auth(self, api_key: str | None) -> dict[str, str]:
         """The headers that carry the credential."""

@@ -114,6 +114,8 @@ class ProviderWire(Protocol):
     name: str
     stream_type: str
     """Content type of a streamed answer: `text/event-stream; charset=utf-8`, `application/x-ndjson`."""
+    stream_type: str
+    """Content type of a streamed answer: `text/event-stream; charset=utf-8`, `application/x-ndjson`."""
 
     def write_call(self, call: Call, sent_model: str) -> dict[str, Any]:
         """The upstream body for a call that came in on any wire. Raises UnsupportedFeature for what this wire cannot

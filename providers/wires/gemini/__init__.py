@@ -22,6 +22,8 @@ from providers.wires.gemini.signatures import Signatures
 
 class GeminiWire:
     name = "gemini"
+    stream_type = "application/json"
+    """What `alt=sse` asks for is SSE; a proxy that loses the query sends a JSON array. The reader takes both."""
 
     def __init__(self) -> None:
         self._signatures = Signatures()

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import msgspec
 import orjson
 
 from providers.call import Audio, Call, File, Image, Message, Part, Reasoning, Refusal, Text, ToolResult, ToolUse
@@ -230,8 +229,8 @@ def _response(result: ToolResult) -> dict[str, Any]:
         return {"error": text}
     if text.lstrip()[:1] == "{":
         try:
-            value = msgspec.json.decode(text)
-        except (msgspec.DecodeError, RecursionError, UnicodeError):
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError:
             value = None
         if isinstance(value, dict):
             return value
