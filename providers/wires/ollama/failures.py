@@ -95,7 +95,7 @@ def _seconds(text: str | None) -> float | None:
 
 def sentence(error: SwitchyardError) -> str:
     """An error in Ollama's words."""
-    if isinstance(error, ModelNotFound):
+    if isinstance(error, ModelNotFound) and error.message.startswith(f"model '{error.model}' not found"):
         near = f", did you mean {', '.join(repr(name) for name in error.near)}?" if error.near else ""
         return f"model '{error.model}' not found{near}"
     return error.message
