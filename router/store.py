@@ -1,0 +1,347 @@
+"""The store: a Redis-protocol server, embedded or remote, behind one code path.
+
+`open_store("embedded", data_dir)` starts (or joins) the server of `router.embedded`; any `redis://`, `rediss://` or
+`unix://` URL is used as it is. An unreachable remote store is no reason to exit: the router lives, `problem` says why
+it is not ready, and a watcher keeps looking.
+
+The client's own retry is off (a repeated script counts twice) and its timeouts are short. `Store` never shows a
+password: not in `repr`, not in `name`, not in an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import TimeoutError as NoAnswer
+
+from router.embedded import Embedded, InUse, Role, StoreError, ping
+
+__all__ = ["InUse", "Store", "StoreError", "explain", "open_store", "where"]
+
+log = logging.getLogger("switchyard.store")
+
+OLDEST: Final = (7, 0)
+"""Functions, multi-part append-only files and `maxmemory-policy` semantics that the ledger relies on."""
+ANSWER_LIMIT = 0.25
+"""Seconds that the store has for one answer to the watcher."""
+COMMAND_LIMIT = 0.5
+"""Seconds for an administrative command."""
+CONNECT_LIMIT = 2.0
+"""Seconds for connecting, TLS and login included."""
+JOIN_LIMIT = 10.0
+"""Seconds that a command waits for another command, or for a serve that is just starting."""
+WATCH_PACE = 1.0
+"""Seconds between two looks at a healthy store; half of that, with jitter, at an unhealthy one."""
+
+_CLIENT: Final[Mapping[str, object]] = {
+    "socket_timeout": COMMAND_LIMIT,
+    "socket_connect_timeout": CONNECT_LIMIT,
+    "retry_on_timeout": False,
+    "retry_on_error": [],
+    "decode_responses": False,
+    "protocol": 2,
+    "client_name": "switchyard",
+    "driver_info": None,
+    "maint_notifications_config": None,
+    "health_check_interval": 0,
+}
+"""Set over whatever the URL's query says."""
+
+
+class Store:
+    """The open store. `redis` is for administrative commands; the hot path makes its own connection with
+    `connection()`.
+    """
+
+    def __init__(self, name: str, pool: ConnectionPool, embedded: Embedded | None, owned: bool) -> None:
+        self.name = name
+        """Where the store is, without credentials: for status pages and messages."""
+        self.redis: Redis = Redis(connection_pool=pool)
+        self.problem: str | None = "the store has not been asked yet"
+        """Why the router is not ready, None when it is."""
+        self.warnings: tuple[str, ...] = ()
+        """What an operator should change although it works."""
+        self.version = ""
+        self._pool = pool
+        self._embedded = embedded
+        self._owned = owned
+        self._gates: list[Callable[[], Awaitable[str | None]]] = []
+        self._examined = False
+        self._watcher: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"Store({self.name!r}, problem={self.problem!r})"
+
+    @property
+    def embedded(self) -> bool:
+        return self._embedded is not None
+
+    @property
+    def server_pid(self) -> int | None:
+        """The embedded server's process, when this process started it."""
+        return self._embedded.pid if self._embedded and self._owned else None
+
+    def connection(self) -> AbstractConnection:
+        """A connection of one's own, not yet connected, outside the pool; its user sets the deadlines.
+
+        (The client's own timeouts are `wait_for`s, which cost time and on Python 3.11 may swallow a cancellation.)
+        """
+        settings = {**self._pool.connection_kwargs, "socket_timeout": None}
+        return cast("AbstractConnection", self._pool.connection_class(**settings))
+
+    def add_gate(self, gate: Callable[[], Awaitable[str | None]]) -> None:
+        """A check that runs whenever the store comes (back) up, before it counts as ready; it returns a problem or
+        None.
+        """
+        self._gates.append(gate)
+        self._examined = False
+
+    async def ready(self) -> str | None:
+        """Ask the store now: None when it can be used, else what is wrong. Bounded; never raises."""
+        try:
+            async with asyncio.timeout(ANSWER_LIMIT if self._examined else CONNECT_LIMIT):
+                if self._examined:
+                    await self._ping()
+                    self.problem = None
+                else:
+                    self.problem = await self._examine()
+                    self._examined = self.problem is None
+        except TimeoutError:
+            self._lost(f"{where(self.name)} does not answer")
+        except (RedisError, OSError) as error:
+            self._lost(explain(self.name, error))
+        return self.problem
+
+    def watch(self) -> None:
+        """Keep `problem` current and the embedded server alive until `close`."""
+        if self._watcher is None:
+            self._watcher = asyncio.create_task(self._watch(), name="store watcher")
+
+    async def close(self) -> None:
+        """Close connections and, when it is ours, stop the server after its last fsync. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait([self._watcher])
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            await self.redis.aclose()
+            await self._pool.disconnect()
+        if self._embedded is not None and self._owned:
+            await self._embedded.stop()
+
+    # --- looking after it
+
+    async def _ping(self) -> None:
+        await cast("Awaitable[object]", self.redis.ping())
+
+    def _lost(self, problem: str) -> None:
+        if self.problem is None:
+            log.warning("%s", problem)
+        self.problem = problem
+        self._examined = False
+
+    async def _watch(self) -> None:
+        looked = -WATCH_PACE
+        wait = 0.0
+        while not self._closed:  # asked for too: on Python 3.11 the client's wait_for may swallow the cancellation
+            if self._embedded is not None and self._owned and self._embedded.exited():
+                self._lost("the embedded store ended and is being started again")
+                log.error("the embedded store ended unexpectedly; starting it again")
+                try:
+                    self._embedded.launch()
+                    await self._embedded.until_ready()
+                    wait = looked = 0.0
+                except StoreError as error:
+                    self._lost(str(error))
+                    await asyncio.sleep(1.0)
+            if time.monotonic() - looked >= wait:
+                was = self.problem
+                await self.ready()
+                if was is not None and self.problem is None:
+                    log.info("%s answers", where(self.name))
+                looked = time.monotonic()
+                wait = WATCH_PACE if self.problem is None else WATCH_PACE * random.uniform(0.25, 0.5)  # noqa: S311 - jitter
+            await asyncio.sleep(0.1)
+
+    async def _examine(self) -> str | None:
+        """First contact: version and settings, then the gates."""
+        told = await self.redis.info("server")
+        version = str(told.get("valkey_version") or told.get("redis_version") or "0.0")
+        self.version = version
+        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+        if numbers < OLDEST:
+            return f"{where(self.name)} is version {version}: Redis or Valkey 7.0 or newer is needed"
+        self.warnings = await self._settings()
+        for warning in self.warnings:
+            log.warning("%s", warning)
+        for gate in self._gates:
+            if problem := await gate():
+                return problem
+        return None
+
+    async def _settings(self) -> tuple[str, ...]:
+        memory = await self.redis.info("memory")
+        disk = await self.redis.info("persistence")
+        warnings = []
+        policy = str(memory.get("maxmemory_policy", "unknown"))
+        if policy != "noeviction":
+            warnings.append(
+                f"{where(self.name)} evicts data when memory is short (maxmemory-policy {policy}): keys and"
+                " limits would be lost; run CONFIG SET maxmemory-policy noeviction and put it in the server's config"
+            )
+        if not disk.get("aof_enabled"):
+            warnings.append(
+                f"{where(self.name)} keeps no append-only file: keys and spending since its last snapshot"
+                " are lost when it restarts; run CONFIG SET appendonly yes and put it in the server's config"
+            )
+        return tuple(warnings)
+
+
+async def open_store(
+    url: str, data_dir: Path, *, role: Role = "serve", environ: Mapping[str, str] | None = None
+) -> Store:
+    """Open the store and ask it once.
+
+    `embedded`: with role "serve" this process owns the server (`InUse` when another one does); with role "command" it
+    joins a running
+    one, or starts one for as long as it is open. Remote: never fails for an unreachable server, see `Store.problem`.
+    Raises `StoreError`.
+    """
+    if url == "embedded":
+        return await _open_embedded(data_dir, role, os.environ if environ is None else environ)
+    name, arguments = _remote(url)
+    store = Store(name, _pool(arguments), None, owned=False)
+    await store.ready()
+    return store
+
+
+async def _open_embedded(data_dir: Path, role: Role, environ: Mapping[str, str]) -> Store:
+    server = Embedded(data_dir, environ)
+    server.prepare()
+    limit = time.monotonic() + JOIN_LIMIT
+    while not server.acquire(role):
+        holder = server.holder()
+        if holder is not None and holder.role == "serve":
+            if role == "serve":
+                raise server.in_use(holder)
+            running = server.running()
+            if running is not None and await ping(running.socket):
+                server.socket = running.socket
+                return await _embedded_store(server, owned=False)
+        if time.monotonic() > limit:
+            raise server.in_use(holder)
+        await asyncio.sleep(0.02)
+    try:
+        await server.clear()
+        server.launch()
+        await server.until_ready()
+        return await _embedded_store(server, owned=True)
+    except BaseException:
+        await server.stop()
+        raise
+
+
+async def _embedded_store(server: Embedded, *, owned: bool) -> Store:
+    arguments = parse_url("unix://") | {"path": server.socket}
+    store = Store("embedded", _pool(arguments), server, owned)
+    if problem := await store.ready():
+        await store.redis.aclose()
+        raise StoreError(problem)
+    return store
+
+
+def _remote(url: str) -> tuple[str, dict[str, Any]]:
+    try:
+        parts = urlsplit(url)
+        arguments = dict(parse_url(url))
+        if parts.scheme == "unix":
+            name = f"unix://{parts.path}"
+        else:
+            host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "localhost"
+            name = f"{parts.scheme}://{host}:{parts.port or 6379}/{arguments.get('db', 0)}"
+    except ValueError:
+        # Not chained: the parser's message may quote the part with the password.
+        raise StoreError(
+            "redis.url is not understood: write `embedded`, redis://[user:password@]host:port/db, rediss://... or unix:///path"
+            " (special characters in a password are percent-encoded)"
+        ) from None
+    return name, arguments
+
+
+def _pool(arguments: Mapping[str, Any]) -> ConnectionPool:
+    settings = {**arguments, **_CLIENT, "retry": Retry(NoBackoff(), 0), "max_connections": 32}
+    return ConnectionPool(**settings)
+
+
+_TOLD: Final[Mapping[str, str]] = {
+    "LOADING": "is still loading its data",
+    "READONLY": "is a read-only replica: point redis.url at the primary",
+    "MISCONF": "cannot write its disk: free space there",
+    "OOM": "is out of memory: raise its maxmemory",
+    "MASTERDOWN": "has lost its primary",
+    "NOREPLICAS": "has too few replicas for a write",
+    "CLUSTERDOWN": "is a cluster that is down",
+    "NOAUTH": "wants a password: put it in redis.url",
+    "WRONGPASS": "refuses the user or password in redis.url",
+    "NOPERM": "does not allow this user the commands we need: check its ACL",
+    "BUSY": "is busy with a script",
+}
+"""First word of a server's error, and what it means for an operator."""
+
+_CLASSES: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (AuthenticationError, "WRONGPASS"),
+    (NoPermissionError, "NOPERM"),
+    (OutOfMemoryError, "OOM"),
+    (ReadOnlyError, "READONLY"),
+    (BusyLoadingError, "LOADING"),
+    (MasterDownError, "MASTERDOWN"),
+    (ClusterDownError, "CLUSTERDOWN"),
+)
+"""The client cuts the first word off for the errors it has a class for."""
+
+
+def where(name: str) -> str:
+    return "the embedded store" if name == "embedded" else f"the store at {name}"
+
+
+def explain(name: str, error: BaseException) -> str:
+    """What is wrong with the store at `name`, without anything secret."""
+    word = str(error).partition(" ")[0].upper()
+    for kind, known in _CLASSES:
+        if isinstance(error, kind):
+            word = known
+            break
+    if told := _TOLD.get(word):
+        return f"{where(name)} {told}"
+    if isinstance(error, TimeoutError | NoAnswer):
+        return f"{where(name)} does not answer"
+    if isinstance(error, ResponseError):
+        return f"{where(name)} refuses a command ({word})"
+    return f"{where(name)} cannot be reached: check that it runs and that redis.url is right"
