@@ -25,7 +25,9 @@ from providers.errors import InvalidRequest, ModelNotFound, NotAllowed, Switchya
 from providers.framing import line_safe
 from providers.vendor import Capabilities, ModelFacts, UpstreamRequest
 from providers.wires.ollama import WIRE
-from router.snapshot import Entry, Provider, Snapshot, base_name
+from providers.wires.ollama.fields import go_type
+from router.provider import Provider
+from router.snapshot import Entry, Snapshot, base_name
 
 API_VERSION: Final = "0.33.3"
 """The level of the Ollama API that this door speaks. Clients compare it as dotted integers with what they need."""
@@ -384,9 +386,7 @@ def _name(body: Mapping[str, Any]) -> str:
     for key in ("model", "name"):
         value = low.get(key)
         if value is not None and not isinstance(value, str):
-            raise InvalidRequest(
-                f"json: cannot unmarshal {type(value).__name__} into Go struct field .{key} of type string"
-            )
+            raise InvalidRequest(f"json: cannot unmarshal {go_type(value)} into Go struct field .{key} of type string")
         if value:
             return value
     raise InvalidRequest("model is required", param="model")
