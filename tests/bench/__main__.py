@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     chosen = _arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     if chosen.set_up:
         gateways.set_up()
     picked = [gateway for gateway in gateways.GATEWAYS if gateway.name in chosen.names]
@@ -73,8 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen.json.write_text(json.dumps([run.plain(row) for row in rows], indent=1))
     if chosen.write:
         report.write(Path(__file__).with_name("README.md"), figures)
-    wrong = sum(sample.result.errors for row in rows for samples in row.samples.values() for sample in samples)
-    return 1 if wrong else 0
+    return 1 if any(row.errors for row in rows) else 0
 
 
 if __name__ == "__main__":

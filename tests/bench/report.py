@@ -90,10 +90,6 @@ def _chunk_rate(sample: Sample) -> float | None:
     return sample.result.chunks / sample.result.seconds
 
 
-def _errors(row: Row, *phases: str) -> str:
-    return str(sum(sample.result.errors for phase in phases for sample in row.samples.get(phase, [])))
-
-
 def calls(rows: Sequence[Row]) -> str:
     direct, by_name = rows[0], {row.name: row for row in rows}
     head = (
@@ -116,7 +112,7 @@ def calls(rows: Sequence[Row]) -> str:
                 number(row.median(MANY, _rate)),
                 _added(row, direct, ONE, _latency) if gateway else "–",
                 " / ".join(number(value / 1000 if value is not None else None, 1) for value in busy),
-                _errors(row, ONE, MANY),
+                str(row.errors),
             )
         )
     return table(head, lines)
@@ -126,7 +122,7 @@ def streams(rows: Sequence[Row]) -> str:
     direct, by_name = rows[0], {row.name: row for row in rows}
     head = (
         *("streams", "CPU µs/chunk", "× nginx", "× ferrogw", "store µs/chunk", "chunks/s"),
-        *("added to first chunk µs p50 / p99", "added to a chunk µs p50 / p99", "errors"),
+        *("added to first chunk µs p50 / p99", "added to a chunk µs p50 / p99"),
     )
     lines = []
     for row in rows:
@@ -143,7 +139,6 @@ def streams(rows: Sequence[Row]) -> str:
                 number(row.median(STREAMS, _chunk_rate)),
                 _added(row, direct, STREAMS, _first) if gateway else "–",
                 _added(row, direct, STREAMS, _chunk) if gateway else "–",
-                _errors(row, STREAMS),
             )
         )
     return table(head, lines)

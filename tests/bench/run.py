@@ -1,6 +1,7 @@
 """Starts the upstream and the gateways, runs the phases in interleaved rounds, and returns what was measured."""
 
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -61,6 +62,7 @@ class Row:
     checks_keys: bool = False
     rest: procs.Memory | None = None
     store_rest: procs.Memory | None = None
+    errors: int = 0  # wrong answers in all phases, the warm-up's too, and phases that failed altogether
     rest_cpu: float | None = None  # seconds of CPU per second without calls, its store included
     samples: dict[str, list[Sample]] = field(default_factory=dict)  # by phase
 
@@ -338,25 +340,35 @@ def run(plan: Plan) -> list[Row]:
                 row = Row(name, lane.name, one.gateway.release(), one.gateway.checks_keys, rest, store_rest)
                 entrants.append(Entrant(row, lane, one, one.site.port))
         for entrant in entrants:  # once, so that what only happens at the first calls is not measured
-            for phase in plan.phases:
-                if entrant.takes(phase):
-                    calls = phase.connections if phase.stream else 200
-                    work = msgspec.structs.replace(entrant.job(phase), calls=calls, seconds=10.0)
-                    measure(work, entrant.running, upstream_pid, plan.cores, 0.0)
+            for phase in filter(entrant.takes, plan.phases):
+                calls = phase.connections if phase.stream else 200
+                _sample(plan, entrant, dataclasses.replace(phase, calls=calls, seconds=10.0), upstream_pid)
         _watch_rest(entrants)
         for number in range(plan.rounds):
             for phase in plan.phases:
                 for entrant in entrants:
                     if not entrant.takes(phase):
                         continue
-                    half_way = min(phase.seconds, 2.0) / 4
-                    sample = measure(entrant.job(phase), entrant.running, upstream_pid, plan.cores, half_way)
-                    row = entrant.row
-                    row.samples.setdefault(phase.name, []).append(sample)
-                    if sample.result.errors:
-                        plan.say(f"{row.name}, {phase.name}: {sample.result.errors} errors, {sample.result.samples}")
+                    sample = _sample(plan, entrant, phase, upstream_pid)
+                    if sample is not None:
+                        entrant.row.samples.setdefault(phase.name, []).append(sample)
             plan.say(f"round {number + 1} of {plan.rounds} done")
         return [entrant.row for entrant in entrants]
+
+
+def _sample(plan: Plan, entrant: Entrant, phase: Phase, upstream_pid: int) -> Sample | None:
+    """One measurement; trouble is said and counted, and the other rows go on."""
+    half_way = min(phase.seconds, 2.0) / 4
+    try:
+        sample = measure(entrant.job(phase), entrant.running, upstream_pid, plan.cores, half_way)
+    except Trouble as trouble:
+        plan.say(f"{entrant.row.name}, {phase.name}: {trouble}")
+        entrant.row.errors += 1
+        return None
+    if sample.result.errors:
+        plan.say(f"{entrant.row.name}, {phase.name}: {sample.result.errors} errors, {sample.result.samples}")
+        entrant.row.errors += sample.result.errors
+    return sample
 
 
 def _watch_rest(entrants: Sequence[Entrant]) -> None:
