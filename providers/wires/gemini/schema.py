@@ -215,7 +215,8 @@ def _merge(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
     """Both hold: properties together, required together, else the first one's word."""
     merged = {**two, **one}
     if "properties" in one and "properties" in two:
-        merged["properties"] = {**two["properties"], **one["properties"]}
+        merged["properties"] = two["properties"] | one["properties"]
+        merged["properties"] = {key: merged["properties"][key] for key in (*one["properties"], *two["properties"])}
         merged["propertyOrdering"] = list(merged["properties"])
     required = [*one.get("required", ()), *two.get("required", ())]
     if required:
