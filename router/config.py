@@ -150,8 +150,8 @@ def _target(value: object) -> object:
 Int: TypeAlias = Annotated[int, BeforeValidator(_number)]
 Number: TypeAlias = Annotated[float, BeforeValidator(_number)]
 Bool: TypeAlias = Annotated[bool, BeforeValidator(_bool)]
-OptionalInt: TypeAlias = Annotated[int | None, BeforeValidator(_optional_number)]
-OptionalNumber: TypeAlias = Annotated[float | None, BeforeValidator(_optional_number)]
+OptionalCount: TypeAlias = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_optional_number)]
+OptionalSeconds: TypeAlias = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_optional_number)]
 Text: TypeAlias = Annotated[str, StringConstraints(min_length=1)]
 OptionalText: TypeAlias = Annotated[str | None, BeforeValidator(_optional_text)]
 Secret: TypeAlias = Annotated[SecretStr, BeforeValidator(_secret)]
@@ -247,13 +247,13 @@ class Redis(Settings):
 class TimeoutsConfig(Settings):
     """Deadlines of one provider, in seconds. Unset: connect 3, first_content 30 (local: 120), idle 30, total 600."""
 
-    connect: Annotated[OptionalNumber, Field(gt=0)] = None
+    connect: OptionalSeconds = None
     """Time to connect, TLS included (default 3)."""
-    first_content: Annotated[OptionalNumber, Field(gt=0)] = None
+    first_content: OptionalSeconds = None
     """Time to the first content of the answer (default 30; local 120, which allows for loading a model)."""
-    idle: Annotated[OptionalNumber, Field(gt=0)] = None
+    idle: OptionalSeconds = None
     """Longest silence between two pieces of content (default 30)."""
-    total: Annotated[OptionalNumber, Field(gt=0)] = None
+    total: OptionalSeconds = None
     """Longest answer (default 600)."""
 
 
@@ -276,7 +276,7 @@ class Facts(Settings):
     """Makes embeddings."""
     chat: Bool | None = None
     """Chats; false for a model that only embeds."""
-    context: Annotated[OptionalInt, Field(ge=1)] = None
+    context: OptionalCount = None
     """Tokens of prompt and answer together."""
 
 
@@ -295,7 +295,7 @@ class ProviderConfig(Settings):
     """Runs on your own machines: costs no money, may end the fallback chain. Unset: true for ollama and demo."""
     timeouts: TimeoutsConfig = TimeoutsConfig()
     """Deadlines."""
-    max_concurrency: Annotated[OptionalInt, Field(ge=1)] = None
+    max_concurrency: OptionalCount = None
     """Most calls at once; unset: no bound."""
     queue: Annotated[Int, Field(ge=0)] = 32
     """Most calls that wait for a free place; more are sent on to the next target."""
@@ -336,7 +336,7 @@ class ModelConfig(Settings):
 
     targets: Annotated[tuple[Annotated[TargetConfig, BeforeValidator(_target)], ...], Field(strict=False, min_length=1)]
     """Where calls go."""
-    fallback: Annotated[Texts | None, Field()] = None
+    fallback: Texts | None = None
     """Where calls go when no target can answer: `provider/model`, or another name of `models`. Unset: the `fallback`
     of the whole file; [] for none."""
     capabilities: Facts = Facts()

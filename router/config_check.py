@@ -155,7 +155,7 @@ def _validate(raw: dict[str, Any], document: Document, report: Report) -> Config
     except ValidationError as errors:
         for error in errors.errors(include_url=False):
             path, is_key = _loc(error["loc"], raw)
-            place = KeyOf(path) if error["type"] == "extra_forbidden" else path
+            place = KeyOf(path) if is_key or error["type"] == "extra_forbidden" else path
             report(place, _sentence(error, path, is_key, raw, document))
     return None
 

@@ -93,6 +93,12 @@ def _mark(mark: Any) -> Mark:  # the C parser's marks and the Python one's share
     return Mark(1, 1) if mark is None else Mark(mark.line + 1, mark.column + 1)
 
 
+def _within(text: str, mark: Mark) -> Mark:
+    """libyaml puts what is missing at the end of the file on a line after the last one."""
+    lines = text.split("\n")
+    return mark if mark.line <= len(lines) else Mark(len(lines), len(lines[-1]) + 1)
+
+
 def _compose(text: str, findings: list[Finding]) -> _Node | None:
     """The node tree of the only document, or None for an empty one. Raises `_Stop` or `yaml.YAMLError`."""
     root: _Node | None = None
@@ -345,8 +351,8 @@ def read(text: str, env: Mapping[str, str]) -> Document:
         document.findings.append(stop.finding)
         return document
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        document.findings.append(Finding(_mark(mark), f"not valid YAML: {error.problem or error.context}"))
+        mark = _within(text, _mark(error.problem_mark or error.context_mark))
+        document.findings.append(Finding(mark, f"not valid YAML: {error.problem or error.context}"))
         return document
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 1

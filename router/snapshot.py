@@ -19,6 +19,21 @@ from router.patterns import Pattern, fill, nearest
 from router.provider import Provider, Running, compile_provider, vendor_options
 from router.vendors import get_vendor
 
+__all__ = [
+    "Attempt",
+    "Candidate",
+    "Entry",
+    "Provider",
+    "Role",
+    "Route",
+    "Running",
+    "Skipped",
+    "Snapshot",
+    "Target",
+    "base_name",
+    "compile_snapshot",
+]
+
 BYTES_PER_TOKEN: Final = 8
 """More bytes than this per token do not occur in real text, so a prompt with more than context x 8 bytes cannot fit.
 A smaller figure would refuse prompts that do fit; the provider refuses the rest by itself."""
