@@ -234,6 +234,7 @@ class Keys:
         self._redis = store.redis
         self.pepper = pepper
         self.clock = clock
+        self._seen_admin: bytes | None = None
         self._admin_digest = None if admin_token is None else digest(pepper, admin_token)
 
     # --- making and changing
@@ -344,8 +345,13 @@ class Keys:
             if hmac.compare_digest(shown, self._admin_digest):
                 return True
         else:
-            async with self._errors():
-                kept = cast("bytes | None", await self._redis.get(ADMIN))
+            try:
+                async with self._errors():
+                    self._seen_admin = cast("bytes | None", await self._redis.get(ADMIN))
+            except StoreUnavailable:
+                if self._seen_admin is None:  # else the status page works just when it is needed
+                    raise
+            kept = self._seen_admin
             if hmac.compare_digest(shown.hex().encode(), kept or b"0" * 64):
                 return True
         key = await self.authenticate(token)

@@ -1,0 +1,42 @@
+"""Wrong admin tokens, counted per address: past a burst, the address is refused before anything is looked up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from providers.errors import SwitchyardError
+
+BURST = 10
+"""Wrong tokens in a row."""
+PACE = 6.0
+"""Seconds until one more try is given."""
+MOST_ADDRESSES = 10_000
+
+
+class TooManyAttempts(SwitchyardError):
+    status = 429
+    code = "too_many_attempts"
+    type = "rate_limit_error"
+
+
+class Throttle:
+    """A leaky bucket per address. The clock is monotonic, in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._empty_at: dict[str, float] = {}
+        """When the address's bucket will have leaked out."""
+
+    def admit(self, address: str) -> None:
+        full_for = self._empty_at.get(address, 0.0) - self._clock() - (BURST - 1) * PACE
+        if full_for > 0:
+            raise TooManyAttempts("Too many wrong admin tokens from this address: wait.", retry_after=full_for)
+
+    def failed(self, address: str) -> None:
+        now = self._clock()
+        if address not in self._empty_at and len(self._empty_at) >= MOST_ADDRESSES:
+            self._empty_at = {known: at for known, at in self._empty_at.items() if at > now}
+            if len(self._empty_at) >= MOST_ADDRESSES:  # an attack from very many addresses: forget the oldest
+                del self._empty_at[next(iter(self._empty_at))]
+        self._empty_at[address] = max(self._empty_at.get(address, 0.0), now) + PACE
