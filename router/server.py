@@ -111,7 +111,7 @@ class Protocol(HttpToolsProtocol):
 
     def refuse(self, status: int) -> None:
         """Answer what never became a request, and close."""
-        if self._refused or self.transport is None or self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
         self._refused = True
         code, message = _REFUSALS[status]

@@ -1,0 +1,202 @@
+"""The ASGI entry. Model routes are plain ASGI (FastAPI's request handling costs more than the call itself); FastAPI
+serves `/admin`, and is imported when the first such request comes."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from providers.errors import MethodNotAllowed, ModelNotFound, NotFound, SwitchyardError, Unauthorized
+from providers.wire import Wire
+from providers.wires.ollama import WIRE as OLLAMA
+from providers.wires.openai import WIRE as OPENAI
+from router import ollama_door
+from router.http import Receive, Scope, Send, header, reply, reply_error, reply_json
+from router.ledger import Hold
+from router.lists import model_entry, model_list
+from router.ollama_routes import OllamaRoutes
+from router.routing import visible
+from router.runtime import Runtime
+
+OPENAI_ROOTS = ("/v1", "", "/api/v3")
+"""OpenAI's own prefix, none (SDKs given the bare host), and the Ark SDK's."""
+
+MODEL_ROUTES: Mapping[str, tuple[Wire, str]] = {
+    **{f"{root}/chat/completions": (OPENAI, "chat") for root in OPENAI_ROOTS},
+    **{f"{root}/completions": (OPENAI, "completions") for root in OPENAI_ROOTS},
+    **{f"{root}/embeddings": (OPENAI, "embeddings") for root in OPENAI_ROOTS},
+    **{f"/api/{op}": (OLLAMA, op) for op in ("chat", "generate", "embed", "embeddings")},
+}
+MODEL_LISTS = frozenset(f"{root}/models" for root in OPENAI_ROOTS)
+
+Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class App:
+    """One worker's ASGI application."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._handle_call = runtime.calls.handle
+        self._door = OllamaRoutes(runtime)
+        self._admin: Handler | None = None
+        self._plain: dict[str, Handler] = {
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        found = MODEL_ROUTES.get(path)
+        if found is not None and scope["method"] == "POST" and not self._runtime.config.server.cors_origins:
+            await self._handle_call(scope, receive, send, *found)
+            return
+        send = self._with_cors(scope, send)
+        if path != "/" and path.endswith("/"):
+            # No redirect: clients lose the body of a POST on the way.
+            path = path.rstrip("/") or "/"
+            found = MODEL_ROUTES.get(path)
+        if scope["method"] == "OPTIONS" and header(scope["headers"], b"access-control-request-method"):
+            await reply(send, 204, b"")
+            return
+        if found is not None and scope["method"] == "POST":
+            await self._handle_call(scope, receive, send, *found)
+            return
+        request_id = secrets.token_hex(12)
+        try:
+            await self._other(path, scope, receive, send)
+        except SwitchyardError as error:
+            await reply_error(send, dialect(path), error, request_id)
+
+    async def _other(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        method: str = scope["method"]
+        if path in self._plain:
+            _require(method, "GET", "HEAD")
+            await self._plain[path](scope, receive, send)
+        elif path == "/admin" or path.startswith("/admin/"):
+            await self._administer(scope, receive, send)
+        elif path in MODEL_LISTS:
+            _require(method, "GET", "HEAD")
+            hold = await self._holder(scope)
+            entries = visible(self._runtime.snapshot, hold.key.rights)
+            await reply_json(send, 200, model_list(entries))
+        elif root := next((root for root in MODEL_LISTS if path.startswith(root + "/")), None):
+            _require(method, "GET", "HEAD")
+            await self._one_model(unquote(path[len(root) + 1 :]), scope, send)
+        elif path in MODEL_ROUTES:
+            _require(method, "POST")
+        elif not ollama_door.is_ours(path):
+            raise NotFound(self._no_such_path(path))
+        elif self._door.refuses_host(scope):
+            await reply(send, 403, b"", b"text/plain")
+        else:
+            known = ollama_door.find(method, path)
+            public = isinstance(known, ollama_door.Answer) or known.op in ollama_door.PUBLIC
+            rights = None if public else (await self._holder(scope)).key.rights
+            await self._door.handle(path, scope, receive, send, rights)
+
+    async def _one_model(self, name: str, scope: Scope, send: Send) -> None:
+        hold = await self._holder(scope)
+        snapshot = self._runtime.snapshot
+        entry = snapshot.entry(name)
+        if entry is None or entry not in visible(snapshot, hold.key.rights):
+            raise ModelNotFound(name[:200], snapshot.near(name))
+        await reply_json(send, 200, model_entry(entry))
+
+    async def _holder(self, scope: Scope) -> Hold:
+        """The key of a request that is no model call. Raises Unauthorized."""
+        runtime = self._runtime
+        credential, anonymous = runtime.credential(scope)
+        request_id = secrets.token_hex(12)
+        if anonymous is not None:
+            return await runtime.ledger.reserve_anonymous(anonymous, call_id=request_id)
+        return await runtime.ledger.reserve(credential, call_id=request_id)
+
+    # --- operators
+    # -----------------------------------------------------------------------------------------------------
+
+    async def _healthz(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await reply_json(send, 200, {"status": "ok", "version": self._runtime.version})
+
+    async def _readyz(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ready, state = await self._runtime.readiness()
+        if not _is_loopback(scope):
+            # Strangers learn whether, not why.
+            state = {"status": state["status"]}
+        await reply_json(send, 200 if ready else 503, state)
+
+    async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not _is_loopback(scope):
+            token = (header(scope["headers"], b"authorization") or "").removeprefix("Bearer ").strip()
+            if not token or not await self._runtime.keys.is_admin(token):
+                raise Unauthorized(
+                    "metrics are open on loopback only; elsewhere send the admin token as a Bearer token"
+                )
+        await reply(send, 200, self._runtime.metrics.render(), b"text/plain; version=0.0.4; charset=utf-8")
+
+    async def _administer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._admin is None:
+            self._admin = await asyncio.to_thread(self._make_admin)
+        inner = {**scope, "root_path": "/admin"}
+        await self._admin(inner, receive, send)
+
+    def _make_admin(self) -> Handler:
+        from router.admin import admin_app  # FastAPI costs 0.3 s and 30 MB: only those who administer pay
+
+        app: Handler = admin_app(self._runtime.keys, self._runtime.readiness)
+        return app
+
+    # --- edges
+    # ---------------------------------------------------------------------------------------------------------
+
+    def _no_such_path(self, path: str) -> str:
+        shown = path[:200]
+        if path.startswith("/v1/v1/"):
+            return f"there is no {shown}: the base URL already ends in /v1 and the client adds another; drop one"
+        known = [*MODEL_ROUTES, "/v1/models", *self._plain, *self._door.paths]
+        near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else "; the OpenAI API is below /v1, Ollama's below /api"
+        return f"there is no {shown}{hint}"
+
+    def _with_cors(self, scope: Scope, send: Send) -> Send:
+        origins = self._runtime.config.server.cors_origins
+        origin = header(scope["headers"], b"origin") if origins else None
+        if origin is None or ("*" not in origins and origin not in origins):
+            return send
+        wanted = header(scope["headers"], b"access-control-request-headers")
+        extra = [
+            (b"access-control-allow-origin", origin.encode("latin-1")),
+            (b"access-control-allow-methods", b"GET, POST, DELETE, HEAD, OPTIONS"),
+            (b"access-control-allow-headers", (wanted or "authorization, content-type").encode("latin-1")),
+            (b"access-control-expose-headers", b"x-request-id, x-switchyard-model, x-switchyard-provider, "
+             b"x-switchyard-fallback, x-switchyard-attempts, retry-after"),
+            (b"access-control-max-age", b"600"),
+            (b"vary", b"origin"),
+        ]  # fmt: skip
+
+        async def with_headers(message: Any) -> None:  # an ASGI message
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *extra]}
+            await send(message)
+
+        return with_headers
+
+
+def dialect(path: str) -> Wire:
+    """Whose error shape a caller of this path understands."""
+    return OLLAMA if ollama_door.is_ours(path) else OPENAI
+
+
+def _require(method: str, *allowed: str) -> None:
+    if method not in allowed:
+        raise MethodNotAllowed(f"this path takes {' and '.join(allowed)}, not {method}", ", ".join(allowed))
+
+
+def _is_loopback(scope: Scope) -> bool:
+    client = scope.get("client")
+    return client is not None and (client[0].startswith("127.") or client[0] in ("::1", "localhost"))

@@ -1,0 +1,208 @@
+"""`switchyard serve`: the router in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli.common import ConfigOption, config_path, fail, read_config
+
+if TYPE_CHECKING:
+    from router.config import Config
+    from router.local_model import ModelState
+    from router.runtime import Runtime
+
+
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address of the first listener, in place of the config's.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the first listener, in place of the config's.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes that serve.")] = None,
+    log: Annotated[bool, typer.Option(help="Write a JSON line for each request to standard error.")] = True,
+) -> None:
+    """Run the router until Ctrl-C or SIGTERM. SIGHUP reads the config file again.
+
+    The address, the first key and a command to try are printed on standard output, request logs go to standard error.
+    """
+    started = time.monotonic()
+    found = read_config(config)
+    found = _with_listener(found, host, port)
+    logging.basicConfig(
+        level=found.server.log.level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    sockets = _bind(found)
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        code = runner.run(_run(found, config_path(config), sockets, log=log, started=started))
+    raise typer.Exit(code)
+
+
+def _with_listener(config: Config, host: str | None, port: int | None) -> Config:
+    if host is None and port is None:
+        return config
+    first, *rest = config.server.listen
+    changed = first.model_copy(update={k: v for k, v in (("host", host), ("port", port)) if v is not None})
+    if changed.anonymous and host is not None:
+        from router.config_hosts import is_loopback
+
+        if not is_loopback(host) and not changed.allow_remote:
+            fail(f"--host {host} would open the keyless listener to other machines; set allow_remote in the config", 2)
+    origin = config.origin
+    config = config.model_copy(update={"server": config.server.model_copy(update={"listen": (changed, *rest)})})
+    config._origin = origin
+    return config
+
+
+def _bind(config: Config) -> list[socket.socket]:
+    """The listening sockets, in the config's order. A port that is taken is said plainly."""
+    sockets = []
+    for listen in config.server.listen:
+        try:
+            info = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            bound = socket.socket(info[0], socket.SOCK_STREAM)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if info[0] == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            bound.bind(info[4])
+            bound.listen(2048)
+            bound.setblocking(False)
+        except OSError as bad:
+            why = bad.strerror or str(bad)
+            fail(f"cannot listen on {listen.host}:{listen.port}: {why.lower()} (choose another with --port)")
+        sockets.append(bound)
+    return sockets
+
+
+async def _run(config: Config, path: Path, sockets: list[socket.socket], *, log: bool, started: float) -> int:
+    from router.app import App
+    from router.requestlog import RequestLog
+    from router.runtime import Runtime
+    from router.server import Server
+    from router.store import StoreError
+
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    runtime = Runtime(config, config_path=path, log=RequestLog(enabled=log))
+    names: dict[tuple[str, int], str | None] = {}
+    for bound, listen in zip(sockets, config.server.listen, strict=True):
+        address = bound.getsockname()
+        names[str(address[0]), int(address[1])] = listen.anonymous
+    say = _Console()
+    hurry = asyncio.Event()
+
+    def ask_to_stop() -> None:
+        if stop.is_set():
+            hurry.set()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask_to_stop)
+    loop.add_signal_handler(signal.SIGHUP, runtime.reload)
+    try:
+        made = await runtime.start(names, on_model=say.model)
+    except StoreError as bad:
+        await runtime.discovery.stop()
+        say.line(f"switchyard: {bad}", err=True)
+        return 1
+    try:
+        server = Server(App(runtime), config.server.limits)
+        address = sockets[0].getsockname()
+
+        def ready() -> None:
+            seconds = time.monotonic() - started
+            say.banner(runtime, str(address[0]), int(address[1]), made.key, made.admin_token, seconds)
+
+        await server.serve_until(stop, sockets, ready)
+        runtime.draining = True
+        await _drain(runtime, hurry, config.server.limits.drain_seconds, say)
+        await server.finish()
+    finally:
+        await runtime.stop()
+    return 0
+
+
+async def _drain(runtime: Runtime, hurry: asyncio.Event, seconds: float, say: _Console) -> None:
+    """Let running calls end; those that take too long get an error event."""
+    calls = runtime.calls
+    if calls.active:
+        say.line(f"waiting up to {seconds:g} s for {calls.active} running call(s); once more to end them now", err=True)
+        deadline = time.monotonic() + seconds
+        while calls.active and not hurry.is_set() and time.monotonic() < deadline:
+            try:
+                async with asyncio.timeout(0.05):
+                    await hurry.wait()
+            except TimeoutError:
+                pass
+    calls.stop_all()
+    for _ in range(40):
+        if not calls.active:
+            return
+        await asyncio.sleep(0.05)
+
+
+class _Console:
+    """What a person at the terminal reads."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def line(self, text: str, *, err: bool = False) -> None:
+        print(text, file=sys.stderr if err else sys.stdout, flush=True)
+
+    def model(self, state: ModelState) -> None:
+        """Progress of the demo model, a line for each step."""
+        step = f"{state.state} {int(state.progress * 4)}"
+        if step != self._last:
+            self._last = step
+            done = f" {state.progress:4.0%}" if state.state in ("preparing", "loading") else ""
+            self.line(f"demo model: {state.state}{done}{': ' + state.detail if state.detail else ''}", err=True)
+
+    def banner(
+        self, runtime: Runtime, host: str, port: int, key: str | None, token: str | None, seconds: float
+    ) -> None:
+        """Where it listens, the key (shown this once), and a line to paste."""
+        shown = (
+            "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        )  # compared, not bound
+        base = f"http://{shown}:{port}"
+        providers = runtime.snapshot.providers.values()
+        lines = ["", f"Switchyard {runtime.version} is ready after {seconds:.1f} s", "", f"  address      {base}/v1"]
+        for (own, own_port), name in runtime.listeners.items():
+            if name is not None:
+                lines.append(f"  no key       http://{own}:{own_port} (rights of key {name})")
+        if key is not None:
+            lines.append(f"  key          {key}   (shown once; more: switchyard keys create)")
+        else:
+            lines.append("  key          as issued before; another: switchyard keys create")
+        if token is not None:
+            lines.append(f"  admin token  {token}   (shown once)")
+        lines.append(f"  providers    on: {', '.join(p.name for p in providers if p.off is None) or 'none'}")
+        lines += [f"               off: {p.name} ({p.off})" for p in providers if p.off is not None]
+        model = _model_to_try(runtime)
+        lines += [
+            "",
+            "Try it:",
+            f"  curl {base}/v1/chat/completions -H 'Authorization: Bearer {key or '$SWITCHYARD_API_KEY'}' "
+            f"-H 'Content-Type: application/json' "
+            f'-d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "Why is the sky blue?"}}]}}\'',
+            "",
+        ]
+        self.line("\n".join(lines))
+
+
+def _model_to_try(runtime: Runtime) -> str:
+    """A model that will answer: a local one that is on, else the first that is on."""
+    entries = [entry for entry in runtime.snapshot.listed if entry.capabilities.chat is not False]
+    demo = [entry for entry in entries if any(name in runtime.local_models for name in entry.providers)]
+    chosen = demo or [entry for entry in entries if entry.local] or entries
+    return chosen[0].id if chosen else "gpt-4o-mini"

@@ -1,0 +1,107 @@
+"""Keeps the model lists of providers that are asked for theirs (`models: discover`), in the background.
+
+Clients never wait for it: they see the last list that came. A provider that does not answer loses its list after MISSES
+misses in a row, so that a model that is gone stops being offered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from providers.errors import SwitchyardError
+from providers.vendor import ModelFacts
+from router.engine import Transport
+from router.routing import Provider
+from router.transport import Route
+
+PACE = 15.0
+"""Seconds between two looks at a local server; clouds are asked SLOWER times less often."""
+SLOWER = 40
+ANSWER_SECONDS = 5.0
+MISSES = 3
+MAX_LIST = 8 * 1024 * 1024
+"""Bytes of a model list."""
+
+_log = logging.getLogger("switchyard.discovery")
+
+
+class Discovery:
+    """`changed` is called with all lists when one of them has become another."""
+
+    def __init__(
+        self,
+        transports: Mapping[str, Transport],
+        providers: Callable[[], Sequence[Provider]],
+        changed: Callable[[Mapping[str, Sequence[ModelFacts]]], None],
+    ) -> None:
+        self._transports = transports
+        self._providers = providers
+        self._changed = changed
+        self.lists: dict[str, Sequence[ModelFacts]] = {}
+        self.problems: dict[str, str] = {}
+        """Why a provider's list could not be had the last time."""
+        self._misses: dict[str, int] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="discovery")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def look(self, *, clouds: bool = True) -> None:
+        """Ask everyone once."""
+        due = [
+            provider
+            for provider in self._providers()
+            if provider.discover and provider.off is None and (clouds or provider.local)
+        ]
+        before = dict(self.lists)
+        await asyncio.gather(*(self._ask(provider) for provider in due))
+        names = {provider.name for provider in self._providers() if provider.discover and provider.off is None}
+        for gone in set(self.lists) - names:
+            del self.lists[gone]
+        if self.lists != before:
+            self._changed(dict(self.lists))
+
+    async def _run(self) -> None:
+        turn = 0
+        while True:
+            try:
+                await self.look(clouds=turn % SLOWER == 0)
+            except Exception:  # noqa: BLE001 - the lists stay as they are; the next look may do better
+                _log.exception("looking for models failed")
+            turn += 1
+            await asyncio.sleep(PACE)
+
+    async def _ask(self, provider: Provider) -> None:
+        request = provider.vendor.models_request(provider.api_key)
+        if request is None:
+            return
+        route = Route(provider.base_url, provider.timeouts.connect, provider.proxy, provider.ca_bundle)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                response = await self._transports[provider.vendor.transport].open(route, request)
+                try:
+                    body = await response.read_all(MAX_LIST)
+                    if response.status != 200:
+                        raise provider.vendor.classify(response.status, response.headers, body)
+                    response.finish()
+                finally:
+                    response.abort()
+            self.lists[provider.name] = provider.vendor.read_models(body)
+        except (SwitchyardError, TimeoutError) as error:
+            why = error.message if isinstance(error, SwitchyardError) else "it did not answer in time"
+            if self.problems.get(provider.name) != why:
+                _log.info("no model list from %s: %s", provider.name, why)
+            self.problems[provider.name] = why
+            self._misses[provider.name] = self._misses.get(provider.name, 0) + 1
+            if self._misses[provider.name] >= MISSES:
+                self.lists.pop(provider.name, None)
+        else:
+            self.problems.pop(provider.name, None)
+            self._misses.pop(provider.name, None)

@@ -1,0 +1,316 @@
+"""Everything with a lifetime, made in order and ended in reverse: store, keys, transports, local model, discovery,
+engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from providers.call import Call
+from providers.errors import SwitchyardError, Unavailable
+from providers.vendor import ModelFacts
+from providers.wire import Stamp
+from providers.wires.ollama.loading import load_answer
+from router.calls import Calls
+from router.config import Config, ConfigErrors, load_config
+from router.credentials import credential_of, key_id_of, missing
+from router.discovery import Discovery
+from router.engine import Engine, Transport
+from router.health import Health
+from router.http import Scope
+from router.keys import Bootstrap, Keys, open_keys
+from router.ledger import Hold, Ledger
+from router.litellm_transport import LiteLLMTransport
+from router.local_model import LocalModel, ModelState
+from router.metrics import Metrics
+from router.provider import Running
+from router.requestlog import RequestLog
+from router.routing import Provider, Snapshot, compile_snapshot
+from router.store import Store, open_store
+from router.trace import Trace
+from router.transport import HttpTransport
+
+_log = logging.getLogger("switchyard")
+
+
+def package_version() -> str:
+    try:
+        return version("switchyard-router")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+class LocalEndpoint:
+    """The demo model's address for the engine: a call that comes while it loads waits for it."""
+
+    def __init__(self, model: LocalModel, seconds: float) -> None:
+        self._model = model
+        self._seconds = seconds
+
+    async def wait(self) -> tuple[str, str | None]:
+        url = self._model.base_url
+        if url is None:
+            await self._model.wait_ready(self._seconds)
+            url = self._model.base_url
+            if url is None:
+                raise Unavailable(f"the demo model is not ready: {self._model.state.detail}")
+        return url, self._model.api_key
+
+
+class Runtime:
+    """One worker. `start` before serving, `stop` after the last call."""
+
+    def __init__(self, config: Config, *, config_path: Path | None = None, log: RequestLog | None = None) -> None:
+        self.config = config
+        self.config_path = config_path
+        self.config_problem: str | None = None
+        """Why the last reload was refused; the config before it serves on."""
+        self.config_loaded_at = time.time()
+        self.clock: Callable[[], float] = time.time
+        self.monotonic: Callable[[], float] = time.monotonic
+        self.roll: Callable[[], float] = random.random
+        self.version = package_version()
+        self.data_dir = Path(config.data_dir)
+        self.metrics = Metrics(self.version)
+        self.log = log or RequestLog()
+        self.health = Health(self.monotonic, random.random)
+        self.http = HttpTransport()
+        self.litellm = LiteLLMTransport()
+        self.transports: Mapping[str, Transport] = {"http": self.http, "litellm": self.litellm}
+        self.local_models: dict[str, LocalModel] = {}
+        self.listeners: dict[tuple[str, int], str | None] = {}
+        """(address, port) that we listen on, with the name of the anonymous key if it has one."""
+        self.draining = False
+        self.store: Store
+        self.keys: Keys
+        self.ledger: Ledger
+        self.snapshot: Snapshot
+        self._discovered: Mapping[str, Sequence[ModelFacts]] = {}
+        self._endpoints: dict[str, LocalEndpoint] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.engine = Engine(self.transports, self.health, self._endpoints, clock=self.clock, monotonic=self.monotonic)
+        self.calls = Calls(self)
+        self.discovery = Discovery(self.transports, lambda: tuple(self.snapshot.providers.values()), self._learned)
+        self._gauges()
+
+    # --- life
+    # ----------------------------------------------------------------------------------------------------------
+
+    async def start(
+        self, listeners: Mapping[tuple[str, int], str | None], on_model: Callable[[ModelState], None] | None = None
+    ) -> Bootstrap:
+        """Open the store, make what a first start makes, and begin the background work. Raises StoreError."""
+        self.listeners = dict(listeners)
+        self.log.start()
+        self.store = await open_store(self.config.redis.url.get_secret_value(), self.data_dir)
+        self.keys = await open_keys(self.store, self.data_dir)
+        self.ledger = Ledger(self.store, self.keys)
+        self.snapshot = self._compile(self.config)
+        for provider in self.snapshot.providers.values():
+            if provider.vendor.name == "demo" and provider.off is None:
+                model = LocalModel(self.data_dir, on_state=on_model)
+                self.local_models[provider.name] = model
+                self._endpoints[provider.name] = LocalEndpoint(model, provider.timeouts.first_content)
+                await model.start()
+        self.snapshot = self._compile(self.config)
+        made = await self.keys.bootstrap()
+        for name in sorted({name for name in self.listeners.values() if name is not None}):
+            await self.keys.ensure_anonymous(name)
+        self.discovery.start()
+        return made
+
+    async def stop(self) -> None:
+        """End everything, the store last."""
+        await self.discovery.stop()
+        for model in self.local_models.values():
+            await model.stop()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=2)
+        await self.litellm.close()
+        await self.http.close()
+        await self.ledger.close()
+        self.log.stop()
+        await self.store.close()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run in a task that the application owns: a client that leaves does not cancel it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- config
+    # --------------------------------------------------------------------------------------------------------
+
+    def reload(self) -> str | None:
+        """Read the config file again and swap it in. Gives why not; the old config then serves on."""
+        if self.config_path is None:
+            return "there is no config file"
+        try:
+            config = load_config(self.config_path, os.environ)
+            snapshot = self._compile(config)
+        except ConfigErrors as errors:
+            self.config_problem = "; ".join(str(problem) for problem in errors.problems[:5])
+        else:
+            self.config, self.snapshot = config, snapshot
+            self.config_problem = None
+            self.config_loaded_at = self.clock()
+            _log.info("config %s is in force", config.origin.digest)
+            return None
+        _log.error("config not reloaded, the old one serves on: %s", self.config_problem)
+        return self.config_problem
+
+    def _compile(self, config: Config) -> Snapshot:
+        own = tuple(self.listeners) or None
+        running = {
+            name: Running(
+                base_url="http://127.0.0.1",  # where it is, is asked anew for each call: see LocalEndpoint
+                off=model.state.detail if model.state.state == "off" else None,
+            )
+            for name, model in self.local_models.items()
+        }
+        return compile_snapshot(config, discovered=self._discovered, own_listeners=own, running=running)
+
+    def _learned(self, lists: Mapping[str, Sequence[ModelFacts]]) -> None:
+        self._discovered = lists
+        self.snapshot = self._compile(self.config)
+
+    # --- for calls
+    # -----------------------------------------------------------------------------------------------------
+
+    def unhealthy(self, provider: Provider, model: str) -> str | None:
+        block = self.health.block(f"{provider.name}/{model}")
+        if block is None:
+            return None
+        return f"{block.error.message if block.error else block.reason}; tried again in {block.seconds:.0f} s"
+
+    def cooling(self, provider: Provider, model: str) -> str | None:
+        """Like `unhealthy`, but only where the provider itself asked for a pause."""
+        block = self.health.block(f"{provider.name}/{model}")
+        return block.reason if block is not None and block.cooldown else None
+
+    def anonymous(self, scope: Scope) -> str | None:
+        """The anonymous key's name of the listener that a request came in by."""
+        host, port = scope["server"]
+        found = self.listeners.get((host, port))
+        if found is None:
+            for (own, own_port), name in self.listeners.items():
+                if (
+                    own_port == port and name is not None and own in ("0.0.0.0", "::", "localhost")
+                ):  # compared, not bound
+                    return name
+        return found
+
+    def credential(self, scope: Scope) -> tuple[str, None] | tuple[None, str]:
+        """The caller's credential, or the anonymous key's name of the listener. Raises Unauthorized.
+
+        On an anonymous listener what is no key of ours is ignored, as an Ollama does: clients send dummies such as
+        `ollama`.
+        """
+        anonymous = self.anonymous(scope)
+        try:
+            credential = credential_of(scope["headers"], scope["query_string"])
+        except SwitchyardError:
+            if anonymous is None:
+                raise
+            return None, anonymous
+        if anonymous is not None and (credential is None or key_id_of(credential) is None):
+            return None, anonymous
+        if credential is None:
+            raise missing()
+        return credential, None
+
+    def load_answer(self, call: Call, stamp: Stamp) -> bytes | None:
+        return load_answer(call, stamp) if call.wire == "ollama" else None
+
+    def finished(self, trace: Trace, hold: Hold | None, scope: Scope) -> None:
+        """A call is over: settle it, count it, log it."""
+        now = self.monotonic()
+        usage = trace.meter.usage if trace.meter is not None else None
+        if hold is not None:
+            self.spawn(self.ledger.settle(hold, usage=usage, outcome=trace.outcome))
+        self.metrics.observe(trace, self._label(trace), now)
+        call = trace.call
+        answered = trace.answered
+        client = scope.get("client")
+        self.log.write(
+            {
+                "time": trace.created,
+                "event": "request",
+                "request_id": trace.request_id,
+                "dialect": trace.dialect,
+                "op": trace.op,
+                "model": call.asked_model[:200] if call is not None else None,
+                "answered_by": str(answered) if answered is not None else None,
+                "status": 499 if trace.client_gone else trace.status,
+                "outcome": trace.outcome,
+                "key": trace.key_id,
+                "stream": call.stream if call is not None else None,
+                "fallback": trace.fallback,
+                "attempts": [
+                    {
+                        "target": str(attempt.target),
+                        "outcome": attempt.outcome,
+                        "status": attempt.status,
+                        "ms": round(attempt.seconds * 1000, 1),
+                    }
+                    for attempt in trace.attempts
+                ],
+                "error": trace.error.message if trace.error is not None else None,
+                "ms": round((now - trace.started) * 1000, 1),
+                "first_content_ms": _ms(trace.first_content, trace.started),
+                "overhead_ms": round(trace.overhead(now) * 1000, 2),
+                "tokens_in": usage.input if usage is not None else None,
+                "tokens_out": usage.output if usage is not None else None,
+                "client": client[0] if client else None,
+            }
+        )
+
+    def _label(self, trace: Trace) -> str:
+        """The model's name as a metric label: from the config, a pattern of it, or `other`."""
+        plan = trace.plan
+        if plan is None:
+            return "other"
+        if plan.matched.startswith("pattern:"):
+            return plan.matched[8:]
+        return plan.asked_model if self.snapshot.entry(plan.asked_model) is not None else "other"
+
+    # --- state
+    # ---------------------------------------------------------------------------------------------------------
+
+    async def readiness(self) -> tuple[bool, dict[str, Any]]:
+        """Whether calls can be answered, and what each part says."""
+        store = await self.store.ready()
+        models = {name: model.state for name, model in self.local_models.items()}
+        ready = store is None and not self.draining
+        return ready, {
+            "status": "draining" if self.draining else "ready" if ready else "not ready",
+            "store": store or "ok",
+            "config": self.config_problem or "ok",
+            "local_models": {
+                name: {"state": state.state, "progress": round(state.progress, 3), "detail": state.detail}
+                for name, state in models.items()
+            },
+            "providers": {provider.name: provider.off or "on" for provider in self.snapshot.providers.values()},
+            "unhealthy": {name: block.reason for name, block in self.health.snapshot().items()},
+        }
+
+    def _gauges(self) -> None:
+        gauge = self.metrics.gauge
+        gauge("upstream_sockets", "Open connections to providers.", lambda: self.http.open_sockets)
+        gauge("log_lines_dropped", "Request log lines that the sink did not take.", lambda: self.log.dropped)
+        gauge(
+            "config_ok", "1 when the config in force is the file's, 0 when a reload was refused.",
+            lambda: 0.0 if self.config_problem else 1.0,
+        )  # fmt: skip
+        gauge("queued_calls", "Calls that wait for a place at a provider.", lambda: sum(self.engine.queued().values()))
+
+
+def _ms(moment: float | None, since: float) -> float | None:
+    return round((moment - since) * 1000, 1) if moment is not None else None
