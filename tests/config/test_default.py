@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
 import yaml
 from pydantic import BaseModel
@@ -30,7 +30,7 @@ def test_the_default_needs_no_variable() -> None:
 def test_the_rows_in_comments_are_good_when_taken_in(tmp_path: Path) -> None:
     """Every commented line that looks like a row is uncommented, and the file is still good."""
     lines = DEFAULT.read_text().splitlines()
-    taken = []
+    taken: list[str] = []
     for line in lines:
         bare = line.lstrip().removeprefix("# ")
         is_row = line.lstrip().startswith("# ") and ": {" in bare and "${NAME}" not in bare and "..." not in bare
