@@ -81,8 +81,9 @@ class Line(Struct):
     prompt_eval_count: int | None = None
     eval_count: int | None = None
     error: Any = None
-    embeddings: Raw | None = None
-    embedding: Raw | None = None
+    embeddings: Raw = Raw()
+    """Left unread: the splice lane has no use for the numbers. Empty when absent."""
+    embedding: Raw = Raw()
 
     def usage(self) -> Usage | None:
         """None when the server counted nothing: an omitted count is unknown, not zero."""
@@ -242,7 +243,8 @@ def read_answer(call: Call, body: bytes, stamp: Stamp) -> list[Event]:
         return Assembler(call, stamp).events(line)
     found: list[Event] = [Started(model=line.model)]
     try:
-        vectors = _float_lists(line.embeddings) if line.embeddings else [_floats(line.embedding or b"[]")]
+        many = bytes(line.embeddings)
+        vectors = _float_lists(many) if many else [_floats(line.embedding)]
     except DecodeError as bad:
         raise Broken(f"the provider's embeddings are not lists of numbers: {str(bad)[:200]}") from None
     found += [Vector(index, values) for index, values in enumerate(vectors)]
@@ -256,7 +258,7 @@ def read_answer(call: Call, body: bytes, stamp: Stamp) -> list[Event]:
 def check_whole(call: Call, line: Line) -> None:
     """Raises Broken when the object does not answer this call."""
     if call.kind == "embed":
-        if line.embeddings is None and line.embedding is None:
+        if not bytes(line.embeddings) and not bytes(line.embedding):
             raise Broken("the provider's answer holds no embeddings")
         return
     if not line.done:
