@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, cast
 from urllib.parse import urlsplit
 
+from providers.errors import Unavailable
 from router import local_weights
 from router.local_process import KEY_VARIABLE
 
@@ -133,9 +134,9 @@ class LocalModel:
         """End the process and wait for it. Safe to call at any time, more than once."""
         task, self._task = self._task, None
         if task:
+            self._say("off", 0.0, "stopped")
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            self._say("off", 0.0, "stopped")
 
     async def wait_ready(self, timeout: float) -> bool:  # noqa: ASYNC109 - part of the outcome, not a cancellation
         """True when ready within `timeout` seconds; False at once when it is off or failed."""
@@ -145,6 +146,18 @@ class LocalModel:
                     self._changed.clear()
                     await self._changed.wait()
         return self._state.state == "ready"
+
+    async def wait(self) -> tuple[str, str]:
+        """For the engine: base URL and key, once it is ready. The caller brings the deadline.
+
+        Raises Unavailable when it is off or has failed.
+        """
+        while (state := self._state).state != "ready":
+            if state.state in ("off", "failed"):
+                raise Unavailable(f"the demo model is {state.state}: {state.detail}")
+            self._changed.clear()
+            await self._changed.wait()
+        return f"{self._url}/v1", self._key
 
     # --- one owner per data directory -----------------------------------------------------------------------------
 
@@ -182,7 +195,9 @@ class LocalModel:
             temporary.replace(path)
 
     async def _own(self) -> None:
-        self._key = secrets.token_urlsafe(24)  # a follower that takes over does not go on with the old owner's
+        # one that followed forgets where the old owner's process was
+        self._url, self._key = None, secrets.token_urlsafe(24)
+        self._tell("preparing", 0.0, "starting")
         pause = self._pace.retry_first
         clock = asyncio.get_running_loop().time
         try:

@@ -103,7 +103,7 @@ def _be_modest() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
-def _serve(path: Path, key: str, options: argparse.Namespace) -> Any:  # noqa: ANN401 - xllamacpp has no types
+def _serve(path: Path, key: str, options: argparse.Namespace) -> Any:
     """A running llama.cpp server. The call returns when the model is loaded and its port listens."""
     import xllamacpp
 
@@ -135,7 +135,7 @@ def _serve(path: Path, key: str, options: argparse.Namespace) -> Any:  # noqa: A
     return xllamacpp.Server(params)
 
 
-def _warm(server: Any) -> None:  # noqa: ANN401 - as above
+def _warm(server: Any) -> None:
     """Read the examples of both languages once, so that the first caller does not wait for it."""
     for text in ("Hello", "你好"):
         body = {"messages": [{"role": "user", "content": text}], "max_tokens": 1}

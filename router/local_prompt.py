@@ -1,12 +1,12 @@
 """How the demo model is spoken to: its chat template, sampling and stops. It is a base model of 270M parameters,
 never taught to chat.
 
-What was tried (English and Chinese, facts and open questions, two dozen each): bare question and answer wanders off
+What was tried (English and Chinese, two dozen facts and open questions each): bare question and answer wanders off
 and loops; a few worked examples in the caller's language keep it on form, short, and in that language. The last
-examples weigh most, so they are the ones about itself and a plain fact. The answer starts on its own line because
-this vocabulary would put a space before it otherwise. A repeat penalty over more than the answer's own words pushes
-it away from the obvious opening ("The", "Paris"), hence the short window; the DRY sampler is what stops loops. Low
-temperature, because its second choices are seldom better.
+example weighs most, so it is the one about itself; otherwise it introduces itself as a student. It has no name there:
+with one it made up another. The English answer starts on its own line because this vocabulary would put a space
+before it. The repeat penalty looks at the examples too, and a larger one pushes the model away from the obvious
+opening ("The", "Paris"); the DRY sampler is what ends loops. Low temperature: its second choices are seldom better.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SAMPLING: Mapping[str, float | int] = {
     "top_k": 40,
     "top_p": 0.95,
     "min_p": 0.1,
-    "penalty_repeat": 1.1,
+    "penalty_repeat": 1.06,
     "penalty_last_n": 32,
     "dry_multiplier": 0.8,
     "dry_allowed_length": 4,
@@ -53,6 +53,7 @@ ENGLISH = Form(
     "Question: ",
     "Answer:\n",
     (
+        ("What is the capital of Spain?", "The capital of Spain is Madrid."),
         (
             "Why do leaves fall in autumn?",
             "In autumn the days are short and cold, so a tree can no longer feed its leaves. The leaves lose"
@@ -79,7 +80,6 @@ ENGLISH = Form(
             "Hello! I am a small language model that runs on this computer. I can answer simple questions and write"
             " short texts. What would you like to know?",
         ),
-        ("What is the capital of Spain?", "The capital of Spain is Madrid."),
     ),
 )
 
