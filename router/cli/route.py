@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,7 +37,7 @@ def route(
 
     asked = _needs(needs)
     loaded = read_config(config)
-    rights = _rights(loaded, key) if key else Rights()
+    rights = asyncio.run(_rights(loaded, key)) if key else Rights()
     try:
         found = plan(
             snapshot_of(loaded), model, asked, rights, lambda _provider, _model: None, lambda: 0.0, not no_fallback
@@ -98,7 +98,21 @@ def _needs(text: str) -> Needs:
     return Needs(kind={"embeddings": "embed", "text": "text"}[kinds[0]] if kinds else "chat", **flags)  # type: ignore[arg-type]  # names of Needs
 
 
-def _rights(config: Config, key: str) -> Rights:
-    """The rights of a stored key, by its id, name or secret."""
-    find = import_module("router.cli.keys").rights_of
-    return cast("Rights", asyncio.run(find(config, key)))
+async def _rights(config: Config, key: str) -> Rights:
+    """The rights of a stored key, by its id or name."""
+    from providers.errors import SwitchyardError
+    from router.keys import open_keys
+    from router.store import StoreError, open_store
+
+    data_dir = Path(config.data_dir)
+    try:
+        store = await open_store(config.redis.url.get_secret_value(), data_dir, role="command")
+        try:
+            # Reading a key has no use for an admin token, and must not fail for a bad one.
+            return (await (await open_keys(store, data_dir, {})).get(key)).key.rights
+        finally:
+            await store.close()
+    except StoreError as error:
+        fail(str(error))
+    except SwitchyardError as error:
+        fail(error.message)
