@@ -138,7 +138,7 @@ class Store:
         return self.problem
 
     def watch(self) -> None:
-        """Keep `problem` current and the embedded server alive until `close`."""
+        """Keep `problem` current and our embedded server alive until `close`. Serving does this by itself."""
         if self._watcher is None:
             self._watcher = asyncio.create_task(self._watch(), name="store watcher")
 
@@ -235,10 +235,13 @@ async def open_store(
     Raises `StoreError`.
     """
     if url == "embedded":
-        return await _open_embedded(data_dir, role, os.environ if environ is None else environ)
-    name, arguments = _remote(url)
-    store = Store(name, _pool(arguments), None, owned=False)
-    await store.ready()
+        store = await _open_embedded(data_dir, role, os.environ if environ is None else environ)
+    else:
+        name, arguments = _remote(url)
+        store = Store(name, _pool(arguments), None, owned=False)
+        await store.ready()
+    if role == "serve":
+        store.watch()
     return store
 
 
