@@ -35,8 +35,6 @@ class Pattern:
                 return None
             found.append(name[at:place])
             at = place + len(part)
-        if at > end:
-            return None
         found.append(name[at:end])
         return tuple(found)
 

@@ -230,3 +230,15 @@ def test_a_reader_that_leaves_early_is_no_error(good: str) -> None:
     )
     assert pipe.stdout == "{\n"
     assert "Traceback" not in pipe.stderr
+
+
+def test_route_with_the_rights_of_a_key(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"data_dir: {tmp_path}/data\nproviders: {{local: {{vendor: ollama}}, demo: {{vendor: demo}}}}")
+    made = run("keys", "create", "bob", "--models", "local/*", "-c", str(file))
+    assert made.returncode == 0, made.stderr
+    assert run("route", "local/m", "--key", "bob", "-c", str(file)).returncode == 0
+    denied = run("route", "demo/m", "--key", "bob", "-c", str(file))
+    assert denied.returncode == 1
+    assert "403 model_not_allowed" in denied.stderr
+    assert "there is no key 'nobody'" in run("route", "demo/m", "--key", "nobody", "-c", str(file)).stderr

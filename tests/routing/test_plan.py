@@ -205,6 +205,11 @@ def test_every_need_has_its_reason(need: str) -> None:
     assert reasons(found)["local/m"] == f"no_{need}"
 
 
+def test_of_several_lacks_one_is_named() -> None:
+    found = plan_of(snapshot_of(BASE), "openai/tiny", Needs(vision=True, tools=True, schema=True), fallback=False)
+    assert reasons(found) == {"openai/tiny": "no_vision"}
+
+
 def test_a_prompt_that_cannot_fit() -> None:
     snapshot = snapshot_of(BASE)
     assert "openai/tiny" in targets(plan_of(snapshot, "openai/tiny", Needs(prompt_bytes=80)))
