@@ -21,6 +21,9 @@ from router.keys import describe as describe_key
 LARGEST_BODY = 1 << 20
 
 
+Reference = Annotated[str, Path(description="A key's id, or its name when only one key has it.", max_length=100)]
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -93,7 +96,6 @@ def routes(keys: Keys, describe: Describe) -> ASGI:
         redirect_slashes=False,
         max_body_size=LARGEST_BODY,
     )
-    reference = Annotated[str, Path(description="A key's id, or its name when only one key has it.", max_length=100)]
 
     @app.post("/admin/api/keys", status_code=201, response_model=CreatedBody, tags=["keys"])
     async def create(body: CreateBody) -> Any:
@@ -107,18 +109,18 @@ def routes(keys: Keys, describe: Describe) -> ASGI:
         return {"data": [describe_key(listed, time.time()) for listed in await keys.list()]}
 
     @app.get("/admin/api/keys/{ref}", response_model=KeyBody, tags=["keys"])
-    async def show(ref: reference) -> Any:
+    async def show(ref: Reference) -> Any:
         """One key."""
         return describe_key(await keys.get(ref), time.time())
 
     @app.patch("/admin/api/keys/{ref}", response_model=KeyBody, tags=["keys"])
-    async def change(ref: reference, body: SetBody) -> Any:
+    async def change(ref: Reference, body: SetBody) -> Any:
         """Change a key; effective on its next call."""
         key = await keys.change(ref, _change(body), expected_version=body.version)
         return describe_key(await keys.get(key.id), time.time())
 
     @app.delete("/admin/api/keys/{ref}", response_model=KeyBody, tags=["keys"])
-    async def revoke(ref: reference) -> Any:
+    async def revoke(ref: Reference) -> Any:
         """Revoke a key for good; its record stays."""
         key = await keys.revoke(ref)
         return describe_key(await keys.get(key.id), time.time())

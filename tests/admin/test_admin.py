@@ -1,0 +1,157 @@
+"""The admin API: who gets in, what it does, and what it never tells."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from router.admin.throttle import BURST, PACE, Throttle, TooManyAttempts
+from router.credentials import new_credential
+from router.keys import Change, Keys
+from router.store import Store
+from tests.admin.conftest import TOKEN, Ask
+
+ROUTES = [
+    ("GET", "/admin/api/keys"),
+    ("POST", "/admin/api/keys"),
+    ("GET", "/admin/api/keys/x"),
+    ("PATCH", "/admin/api/keys/x"),
+    ("DELETE", "/admin/api/keys/x"),
+    ("GET", "/admin/api/status"),
+    ("GET", "/admin/openapi.json"),
+    ("GET", "/admin/docs"),
+    ("GET", "/docs"),
+    ("GET", "/admin"),
+    ("GET", "/admin/../admin/api/keys"),
+    ("OPTIONS", "/admin/api/keys"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_nothing_answers_without_an_admin(ask: Ask, keys: Keys, method: str, path: str) -> None:
+    _, plain = await keys.create(Change(name="plain"))
+    _, boss = await keys.create(Change(name="boss", admin=True))
+    await keys.revoke("boss")
+    for token in (None, "", "wrong", TOKEN[:-1], plain, boss, new_credential("0" * 12)):
+        answer = await ask(method, path, token=token)
+        assert answer.status == 401
+        assert answer.json["error"]["code"] == "invalid_api_key"
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert set(answer.json) == {"error"}
+
+
+async def test_the_token_and_a_key_with_the_right_get_in_by_header_only(ask: Ask, keys: Keys) -> None:
+    _, boss = await keys.create(Change(name="boss", admin=True))
+    assert (await ask("GET", "/admin/api/keys")).status == 200
+    assert (await ask("GET", "/admin/api/keys", token=boss)).status == 200
+    assert (await ask("GET", f"/admin/api/keys?key={TOKEN}", token=None)).status == 401
+
+
+async def test_a_keys_whole_life(ask: Ask, keys: Keys) -> None:
+    body = {"name": "ci", "models": ["gpt-*"], "expires": "30d", "rights": {"manage_local": True}}
+    made = await ask("POST", "/admin/api/keys", body)
+    assert made.status == 201
+    credential = made.json["key"]
+    key_id = made.json["id"]
+    assert (await keys.authenticate(credential)) is not None
+    shown = (await ask("GET", "/admin/api/keys/ci")).json
+    assert shown == {name: value for name, value in made.json.items() if name != "key"}
+    assert shown["rights"] == {"allow_fallback": True, "local_only": False, "manage_local": True, "admin": False}
+    listed = await ask("GET", "/admin/api/keys")
+    assert listed.json == {"data": [shown]}
+    assert credential[19:].encode() not in listed.body
+    changed = await ask("PATCH", f"/admin/api/keys/{key_id}", {"state": "disabled", "expires": "never", "version": 1})
+    assert (changed.json["state"], changed.json["expires_at"], changed.json["version"]) == ("disabled", None, 2)
+    late = await ask("PATCH", f"/admin/api/keys/{key_id}", {"name": "late", "version": 1})
+    assert (late.status, late.json["error"]["code"]) == (409, "conflict")
+    assert (await ask("DELETE", f"/admin/api/keys/{key_id}")).json["state"] == "revoked"
+    assert await keys.authenticate(credential) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({}, 400, "name"),
+        ({"name": ""}, 400, "name"),
+        ({"name": 5}, 400, "name"),
+        ({"name": "a", "nmae": "b"}, 400, "nmae"),
+        ({"name": "a", "expires": "soon"}, 400, "expires"),
+        ({"name": "a", "rights": {"root": True}}, 400, "rights.root"),
+        (b'{"name": ', 400, None),
+        (b"[]", 400, None),
+        (b"\xff", 400, None),
+    ],
+)
+async def test_a_bad_body_is_told_in_our_shape(ask: Ask, body: object, status: int, param: str | None) -> None:
+    answer = await ask("POST", "/admin/api/keys", body)
+    assert answer.status == status
+    assert set(answer.json["error"]) == {"message", "type", "code", "param"}
+    if param is not None:
+        assert answer.json["error"]["param"] == param
+
+
+async def test_a_large_body_is_refused_unread(ask: Ask) -> None:
+    answer = await ask("POST", "/admin/api/keys", b"{", claim=2 << 20)
+    assert (answer.status, answer.json["error"]["code"]) == (413, "request_too_large")
+
+
+async def test_what_is_not_there(ask: Ask) -> None:
+    assert (await ask("GET", "/admin/api/keys/nobody")).json["error"]["code"] == "not_found"
+    assert (await ask("GET", "/admin/api/nothing")).json["error"]["code"] == "not_found"
+    answer = await ask("PUT", "/admin/api/keys")
+    assert (answer.status, answer.json["error"]["code"]) == (405, "method_not_allowed")
+
+
+async def test_answers_are_private(ask: Ask) -> None:
+    for token in (TOKEN, None):
+        answer = await ask("GET", "/admin/api/keys", token=token, raw=b"origin: https://evil.example\r\n")
+        assert answer.headers["cache-control"] == "no-store"
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+async def test_the_document_describes_every_route(ask: Ask) -> None:
+    paths = (await ask("GET", "/admin/openapi.json")).json["paths"]
+    assert set(paths) == {"/admin/api/keys", "/admin/api/keys/{ref}", "/admin/api/status"}
+
+
+async def test_the_status_is_there_when_the_store_is_not(ask: Ask, store: Store) -> None:
+    await store.close()
+    assert (await ask("GET", "/admin/api/status")).json == {"ready": True, "store": "ok"}
+    answer = await ask("GET", "/admin/api/keys")
+    assert (answer.status, answer.json["error"]["code"]) == (503, "quota_store")
+
+
+async def test_many_wrong_tokens_are_slowed_down(ask: Ask) -> None:
+    answers = [await ask("GET", "/admin/api/keys", token="wrong") for _ in range(BURST + 2)]
+    assert [answer.status for answer in answers] == [401] * BURST + [429] * 2
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= PACE
+
+
+def test_the_throttle_lets_up_and_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    throttle = Throttle(lambda: now)
+    for _ in range(BURST):
+        throttle.admit("a")
+        throttle.failed("a")
+    with pytest.raises(TooManyAttempts):
+        throttle.admit("a")
+    throttle.admit("b")
+    now += PACE + 0.1
+    throttle.admit("a")
+    monkeypatch.setattr("router.admin.throttle.MOST_ADDRESSES", 10)
+    for number in range(100):
+        throttle.failed(str(number))
+    assert len(throttle._empty_at) <= 10
+
+
+async def test_first_callers_at_once_build_it_once(ask: Ask) -> None:
+    answers = await asyncio.gather(*(ask("GET", "/admin/api/status") for _ in range(5)))
+    assert [answer.status for answer in answers] == [200] * 5
+
+
+def test_the_web_framework_is_not_loaded_before_it_is_used() -> None:
+    code = "import sys, router.admin, router.ledger; sys.exit('fastapi' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
