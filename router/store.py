@@ -112,7 +112,7 @@ class Store:
         (The client's own timeouts are `wait_for`s, which cost time and on Python 3.11 may swallow a cancellation.)
         """
         settings = {**self._pool.connection_kwargs, "socket_timeout": None}
-        return cast("AbstractConnection", self._pool.connection_class(**settings))
+        return self._pool.connection_class(**settings)
 
     def add_gate(self, gate: Callable[[], Awaitable[str | None]]) -> None:
         """A check that runs whenever the store comes (back) up, before it counts as ready; it returns a problem or

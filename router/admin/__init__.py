@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from providers.errors import SwitchyardError, Unauthorized
+from providers.errors import SwitchyardError, TooLarge, Unauthorized
 from router.admin.throttle import Throttle
 from router.credentials import credential_of
 from router.keys import Keys
@@ -22,6 +22,8 @@ Send = Callable[[Message], Awaitable[None]]
 ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 Describe = Callable[[], Awaitable[tuple[bool, Mapping[str, object]]]]
 """Whether the router is ready, and what each part of it says."""
+
+LARGEST_BODY = 1 << 20
 
 HEADERS = (
     (b"cache-control", b"no-store"),
@@ -60,6 +62,7 @@ class Admin:
             return
         try:
             await self._authorise(scope)
+            _measure(scope)
         except SwitchyardError as error:
             await _refuse(marked, error)
             return
@@ -87,6 +90,12 @@ def _build(keys: Keys, describe: Describe) -> ASGI:
     from router.admin.app import routes  # FastAPI: 0.2 s, which no model call pays for
 
     return routes(keys, describe)
+
+
+def _measure(scope: Scope) -> None:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and int(value) > LARGEST_BODY:  # the parser lets only digits through
+            raise TooLarge(f"The body may hold at most {LARGEST_BODY} bytes.")
 
 
 def error_body(error: SwitchyardError) -> bytes:

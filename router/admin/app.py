@@ -14,11 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from providers.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, SwitchyardError, TooLarge
-from router.admin import ASGI, Describe, error_body, error_headers
+from router.admin import ASGI, LARGEST_BODY, Describe, error_body, error_headers
 from router.keys import Change, Keys, Listed, parse_expiry
 from router.keys import describe as describe_key
-
-LARGEST_BODY = 1 << 20
 
 
 Reference = Annotated[str, Path(description="A key's id, or its name when only one key has it.", max_length=100)]
