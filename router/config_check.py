@@ -17,11 +17,11 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from providers.registry import VENDORS
 from router.config import Config, ConfigErrors, Origin, Problem
 from router.config_hosts import clean_url, is_loopback, ollama_url, url_problem
 from router.config_yaml import Document, KeyPath, Mark, read, shorten
 from router.patterns import Pattern, nearest
-from router.vendors import VENDORS
 
 MAX_FILE_BYTES: Final = 1024 * 1024
 MAX_PROBLEMS: Final = 200
@@ -473,7 +473,9 @@ def _warn(raw: dict[str, Any], document: Document, report: Report) -> None:
     if chain:
         path, last = chain[-1]
         row = _get(raw, ("providers", last.partition("/")[0]))
-        if isinstance(row, dict) and not row.get("local", row.get("vendor") in ("ollama", "demo")):
+        # Whether an openai-compatible row is local shows only by its profile; where that is not known, no warning.
+        maybe_local = ("ollama", "demo", "openai-compatible")
+        if isinstance(row, dict) and not row.get("local", row.get("vendor") in maybe_local):
             report(path, f"{dotted(path)}: the chain ends at {_show(last)}, which is not local")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from providers.registry import VENDORS
 from router.config import Config
-from router.vendors import VENDORS
 
 _REFERENCE: Final = {"type": "string", "pattern": r"\$\{[A-Za-z_]"}
 _SCALARS: Final = frozenset({"integer", "number", "boolean"})

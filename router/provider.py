@@ -119,6 +119,8 @@ def _why_off(
             return f"{' and '.join(variables)} {'is' if len(variables) == 1 else 'are'} not set"
         example = f"${{{vendor.key_env}:-}}" if vendor.key_env else "${NAME:-}"
         return f'it has no api_key; write for example api_key: "{example}"'
+    if not url and vendor.transport == "http" and vendor.name != "demo":
+        return "it has no base_url"
     if url and is_own(url, own_listeners):
         return f"{url} points at this router itself"
     return None

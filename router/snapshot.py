@@ -12,12 +12,12 @@ from difflib import get_close_matches
 from typing import Final, Literal
 
 from providers.errors import ModelNotFound
+from providers.registry import vendor as get_vendor
 from providers.vendor import Capabilities, ModelFacts, Vendor
 from router.config import Config, ConfigErrors, Facts, ModelConfig, Problem
 from router.config_check import fallback_row
 from router.patterns import Pattern, fill, nearest
 from router.provider import Provider, Running, compile_provider, vendor_options
-from router.vendors import get_vendor
 
 __all__ = [
     "Attempt",

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from router.config import Config, load_config
+from router.config import Config, Facts, load_config
 from router.config_schema import config_schema, schema_text
+from router.routing import compile_snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = ROOT / "config/switchyard.yaml"
@@ -44,6 +45,7 @@ def test_the_rows_in_comments_are_good_when_taken_in(tmp_path: Path) -> None:
     file = tmp_path / "all.yaml"
     file.write_text("\n".join(taken))
     config = load_config(file, {})
+    compile_snapshot(config)
     assert {"qwen", "openai2", "vllm", "anthropic"} <= set(config.providers)
     assert config.server.listen[1].anonymous == "guest"
     assert "fast" in config.models
@@ -102,10 +104,29 @@ def models_in(annotation: object) -> list[type[BaseModel]]:
 
 
 def test_every_setting_has_a_line() -> None:
-    from router.config import Facts
-
     page = (ROOT / "config/README.md").read_text()
     wanted = settings_of(Config, "") + settings_of(Facts, "capabilities.")
     assert "server.listen[].port" in wanted
     assert "models.NAME.targets[].to" in wanted
     assert [name for name in wanted if f"| `{name}` |" not in page] == []
+
+
+def test_the_default_compiles_and_answers_from_the_local_end() -> None:
+    snapshot = compile_snapshot(load_config(DEFAULT, {}))
+    on = {name for name, provider in snapshot.providers.items() if provider.off is None}
+    assert on == {"local", "demo"}
+    wanted = {
+        "openai": "OPENAI_API_KEY",
+        "gemini": "GEMINI_API_KEY",
+        "doubao": "ARK_API_KEY",
+        "kimi": "MOONSHOT_API_KEY",
+        "deepseek": "DEEPSEEK_API_KEY",
+    }
+    for name, variable in wanted.items():
+        assert variable in (snapshot.providers[name].off or "")
+        keyed = compile_snapshot(load_config(DEFAULT, {variable: "k"})).providers[name]
+        assert keyed.off is None
+        assert keyed.base_url.startswith("https://")
+    for name in [*SEEDS, "gpt-4o-mini", "gemini-2.5-flash", "doubao-seed-1-6-250615", "kimi-k3", "deepseek-chat"]:
+        assert snapshot.route(name).fallback[-1].name == "demo/gemma-3-270m"
+    assert str(snapshot.route("deepseek-r1:14b").tiers[0][0].attempt) == "local/deepseek-r1:14b"
