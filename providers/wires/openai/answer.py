@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -312,24 +312,24 @@ class StreamReader:
     def feed(self, data: bytes) -> Iterable[Event]:
         if self._ended or not data:
             return []
-        try:
-            return list(self._feed(data))
-        except UpstreamError as error:
-            return self._fail(error)
+        return self._gather(self._feed(data))
 
     def close(self) -> Iterable[Event]:
         if self._ended:
             return []
-        try:
-            events = list(self._close())
-            self._ended = True
-            return events
-        except UpstreamError as error:
-            return self._fail(error)
+        events = self._gather(self._close())
+        self._ended = True
+        return events
 
-    def _fail(self, error: UpstreamError) -> Sequence[Event]:
-        self._ended = self.done = True
-        return [Failed(error)]
+    def _gather(self, events: Iterable[Event]) -> list[Event]:
+        """What came before a failure counts too: it may have committed the call."""
+        found: list[Event] = []
+        try:
+            found.extend(events)
+        except UpstreamError as error:
+            self._ended = self.done = True
+            found.append(Failed(error))
+        return found
 
     def _feed(self, data: bytes) -> Iterable[Event]:
         if self._fresh:
