@@ -94,7 +94,8 @@ def compile_provider(
         queue=settings.queue,
         proxy=settings.proxy.get_secret_value() if settings.proxy else None,
         ca_bundle=settings.ca_bundle,
-        off=_why_off(settings, vendor, local, api_key, url, own_listeners, variables) or running.off,
+        off=_why_off(settings, vendor, local, api_key, url, running.base_url is not None, own_listeners, variables)
+        or running.off,
         discover=settings.models == "discover" or (settings.models is None and settings.vendor == "ollama"),
         names=names,
         settings=settings,
@@ -107,6 +108,7 @@ def _why_off(
     local: bool,
     api_key: str | None,
     url: str,
+    ours: bool,
     own_listeners: Sequence[tuple[str, int]],
     variables: Sequence[str],
 ) -> str | None:
@@ -121,6 +123,6 @@ def _why_off(
         return f'it has no api_key; write for example api_key: "{example}"'
     if not url and vendor.transport == "http" and vendor.name != "demo":
         return "it has no base_url"
-    if url and is_own(url, own_listeners):
+    if url and not ours and is_own(url, own_listeners):
         return f"{url} points at this router itself"
     return None

@@ -409,6 +409,8 @@ class Snapshot:
 
         `name` may be `provider/model`; what denies the model also denies it written that way.
         """
+        if len(name) > MAX_MODEL_NAME:
+            return False  # no model has such a name, and it must not be remembered
         key = (models, deny, name)
         allowed = self._allowed.get(key)
         if allowed is None:

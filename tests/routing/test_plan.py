@@ -14,7 +14,7 @@ from providers.errors import InvalidRequest, ModelNotAllowed, ModelNotFound, NoT
 from providers.vendor import Capabilities, ModelFacts
 from router.config import ConfigErrors
 from router.patterns import Pattern, fill
-from router.routing import MAX_ATTEMPTS, Rights, plan, visible
+from router.routing import MAX_ATTEMPTS, Rights, Running, plan, visible
 from router.snapshot import compile_snapshot
 from tests.routing.support import config_of, healthy, plan_of, reasons, snapshot_of, targets
 
@@ -322,6 +322,20 @@ def test_deny_reaches_the_targets_behind_a_name() -> None:
     found = plan_of(snapshot_of(BASE), "tiered", rights=Rights(deny=("gemini/*", "qwen*")))
     assert targets(found) == ["openai/first", "local/last"]
     assert reasons(found) == {"gemini/late": "denied", "local/qwen2.5:7b": "denied"}
+
+
+def test_a_name_of_any_length_is_not_remembered() -> None:
+    snapshot = snapshot_of(BASE)
+    with pytest.raises(ModelNotAllowed):
+        plan_of(snapshot, "gpt-" + "x" * 100_000, rights=Rights(models=("*",)))
+    assert not snapshot._allowed
+
+
+def test_a_server_that_we_run_is_not_mistaken_for_ourselves() -> None:
+    text = "server: {listen: [{port: 80}]}\nproviders: {demo: {vendor: demo}}"
+    assert snapshot_of(text, running={"demo": Running("http://127.0.0.1")}).providers["demo"].off is None
+    stopped = snapshot_of(text, running={"demo": Running(off="the extra is not installed")}).providers["demo"]
+    assert stopped.off == "the extra is not installed"
 
 
 def test_local_only() -> None:
