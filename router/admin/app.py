@@ -18,7 +18,6 @@ from router.admin import ASGI, LARGEST_BODY, Describe, error_body, error_headers
 from router.keys import Change, Keys, Listed, parse_expiry
 from router.keys import describe as describe_key
 
-
 Reference = Annotated[str, Path(description="A key's id, or its name when only one key has it.", max_length=100)]
 
 

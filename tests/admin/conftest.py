@@ -75,7 +75,8 @@ def ask(port: int) -> Ask:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         sent = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         login = f"authorization: Bearer {token}\r\n" if token is not None else ""
-        head = f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{login}content-length: {claim or len(sent)}\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{login}"
+        head += f"content-length: {claim or len(sent)}\r\n"
         writer.write(head.encode() + b"content-type: application/json\r\n" + raw + b"\r\n" + sent)
         answer = await reader.read()
         writer.close()
