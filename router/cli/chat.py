@@ -148,7 +148,7 @@ def stream(router: Router, body: dict[str, Any]) -> Iterator[str | Note]:
                 raise ChatError(_refusal(router, response.status, response.read(65536)))
             if reason := response.headers.get("x-switchyard-fallback"):
                 who = response.headers.get("x-switchyard-provider", "?")
-                yield Note(f"{who}: {reason}")
+                yield Note(_words(f"answered by {who}: {reason}", f"由 {who} 回答：{reason}"))
             yield from _texts(response)
     except ConnectionRefusedError as error:
         raise ChatError(
