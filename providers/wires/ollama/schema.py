@@ -14,8 +14,9 @@ import orjson
 
 from providers.wires.ollama.fields import Json
 
-MAX_DEPTH: Final = 16
-"""Levels of references put into one another; below it a recursive schema becomes a bare object."""
+MAX_INLINED: Final = 256 * 1024
+"""Bytes of JSON put in place of references in one schema. A few definitions that use each other twice would otherwise
+fill the memory."""
 
 _TOLD: Final = (
     "const",
@@ -40,7 +41,7 @@ def tool_parameters(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
     """The schema of a tool's arguments, ready to send; an empty object schema when the client gave none."""
     if not parameters:
         return {"type": "object", "properties": {}}
-    found: dict[str, Any] = _inlined(parameters, parameters, 0)
+    found: dict[str, Any] = _Inliner(parameters).put(parameters, ())
     found.pop("$defs", None)
     found.pop("definitions", None)
     found.setdefault("type", "object")
@@ -48,37 +49,46 @@ def tool_parameters(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
     return found
 
 
-def _inlined(node: Json, root: Mapping[str, Any], depth: int) -> Json:
-    if isinstance(node, list):
-        return [_inlined(item, root, depth) for item in node]
-    if not isinstance(node, Mapping):
-        return node
-    reference = node.get("$ref")
-    if isinstance(reference, str):
-        target = _resolve(reference, root) if depth < MAX_DEPTH else None
-        beside = {key: value for key, value in node.items() if key != "$ref"}
-        if target is None:
-            return {"type": "object", **_inlined(beside, root, depth)}
-        return {**_inlined(target, root, depth + 1), **_inlined(beside, root, depth)}
-    skipped = ("$defs", "definitions") if node is root else ()
-    found = {key: _inlined(value, root, depth) for key, value in node.items() if key not in skipped}
-    parts = found.get("allOf")
-    if isinstance(parts, list) and all(isinstance(part, dict) for part in parts):
-        del found["allOf"]
-        merged: dict[str, Any] = {}
-        for part in [*parts, found]:
-            for key, value in part.items():
-                held = merged.get(key)
-                if key == "properties" and isinstance(held, dict) and isinstance(value, dict):
-                    merged[key] = {**held, **value}
-                elif key == "required" and isinstance(held, list) and isinstance(value, list):
-                    merged[key] = list(dict.fromkeys([*held, *value]))
-                else:
-                    merged[key] = value
-        found = merged
-    if "oneOf" in found and "anyOf" not in found:
-        found["anyOf"] = found.pop("oneOf")
-    return found
+class _Inliner:
+    """Puts references in place. One that leads nowhere, back to itself or beyond the bound becomes a bare object."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._left = MAX_INLINED
+
+    def put(self, node: Json, within: tuple[str, ...]) -> Json:
+        """`within`: the references whose targets we are in."""
+        if isinstance(node, list):
+            return [self.put(item, within) for item in node]
+        if not isinstance(node, Mapping):
+            return node
+        reference = node.get("$ref")
+        if isinstance(reference, str):
+            beside = self.put({key: value for key, value in node.items() if key != "$ref"}, within)
+            target = _resolve(reference, self._root) if reference not in within and self._left > 0 else None
+            if target is None:
+                return {"type": "object", **beside}
+            self._left -= len(orjson.dumps(target))
+            return {**self.put(target, (*within, reference)), **beside}
+        skipped = ("$defs", "definitions") if node is self._root else ()
+        found = {key: self.put(value, within) for key, value in node.items() if key not in skipped}
+        parts = found.get("allOf")
+        if isinstance(parts, list) and all(isinstance(part, dict) for part in parts):
+            del found["allOf"]
+            merged: dict[str, Any] = {}
+            for part in [*parts, found]:
+                for key, value in part.items():
+                    held = merged.get(key)
+                    if key == "properties" and isinstance(held, dict) and isinstance(value, dict):
+                        merged[key] = {**held, **value}
+                    elif key == "required" and isinstance(held, list) and isinstance(value, list):
+                        merged[key] = list(dict.fromkeys([*held, *value]))
+                    else:
+                        merged[key] = value
+            found = merged
+        if "oneOf" in found and "anyOf" not in found:
+            found["anyOf"] = found.pop("oneOf")
+        return found
 
 
 def _resolve(reference: str, root: Mapping[str, Any]) -> Json:
