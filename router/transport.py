@@ -175,6 +175,7 @@ class _Connection(asyncio.Protocol):
             )
             self.close()
         else:
+            exchange.took(len(data))
             exchange.wake()
 
     def eof_received(self) -> bool | None:
@@ -253,6 +254,8 @@ class _Exchange:
         self.headers: dict[str, str] = {}
         self._head_only = head_only
         self._header_bytes = 0
+        self._head_bytes = 0
+        """Everything that came before the head was complete."""
         self._chunks: list[bytes] = []
         self._waiting: asyncio.Future[None] | None = None
         self._size = 0
@@ -314,6 +317,15 @@ class _Exchange:
             self._end(reuse=self._keep)
 
     # the connection's side
+
+    def took(self, size: int) -> None:
+        """Bytes went by. The parser tells of a header only when it is complete: one without end is bounded here."""
+        if self._has_head:
+            return
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEADER_BYTES:
+            self.fail(Broken("the provider's answer has too many or too large headers"))
+            self.connection.close()
 
     def wake(self) -> None:
         waiting = self._waiting
