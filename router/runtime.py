@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from providers.call import Call
-from providers.errors import SwitchyardError, Unavailable
+from providers.errors import SwitchyardError
 from providers.vendor import ModelFacts
 from providers.wire import Stamp
 from providers.wires.ollama.loading import load_answer
@@ -27,7 +27,7 @@ from router.health import Health
 from router.http import Scope
 from router.keys import Bootstrap, Keys, open_keys
 from router.ledger import Hold, Ledger
-from router.litellm_transport import LiteLLMTransport
+from router.litellm_transport import LitellmTransport
 from router.local_model import LocalModel, ModelState
 from router.metrics import Metrics
 from router.provider import Running
@@ -45,23 +45,6 @@ def package_version() -> str:
         return version("switchyard-router")
     except PackageNotFoundError:
         return "0+unknown"
-
-
-class LocalEndpoint:
-    """The demo model's address for the engine: a call that comes while it loads waits for it."""
-
-    def __init__(self, model: LocalModel, seconds: float) -> None:
-        self._model = model
-        self._seconds = seconds
-
-    async def wait(self) -> tuple[str, str | None]:
-        url = self._model.base_url
-        if url is None:
-            await self._model.wait_ready(self._seconds)
-            url = self._model.base_url
-            if url is None:
-                raise Unavailable(f"the demo model is not ready: {self._model.state.detail}")
-        return url, self._model.api_key
 
 
 class Runtime:
@@ -82,7 +65,7 @@ class Runtime:
         self.log = log or RequestLog()
         self.health = Health(self.monotonic, random.random)
         self.http = HttpTransport()
-        self.litellm = LiteLLMTransport()
+        self.litellm = LitellmTransport()
         self.transports: Mapping[str, Transport] = {"http": self.http, "litellm": self.litellm}
         self.local_models: dict[str, LocalModel] = {}
         self.listeners: dict[tuple[str, int], str | None] = {}
@@ -93,9 +76,10 @@ class Runtime:
         self.ledger: Ledger
         self.snapshot: Snapshot
         self._discovered: Mapping[str, Sequence[ModelFacts]] = {}
-        self._endpoints: dict[str, LocalEndpoint] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.engine = Engine(self.transports, self.health, self._endpoints, clock=self.clock, monotonic=self.monotonic)
+        self.engine = Engine(
+            self.transports, self.health, self.local_models, clock=self.clock, monotonic=self.monotonic
+        )
         self.calls = Calls(self)
         self.discovery = Discovery(self.transports, lambda: tuple(self.snapshot.providers.values()), self._learned)
         self._gauges()
@@ -117,7 +101,6 @@ class Runtime:
             if provider.vendor.name == "demo" and provider.off is None:
                 model = LocalModel(self.data_dir, on_state=on_model)
                 self.local_models[provider.name] = model
-                self._endpoints[provider.name] = LocalEndpoint(model, provider.timeouts.first_content)
                 await model.start()
         self.snapshot = self._compile(self.config)
         made = await self.keys.bootstrap()
@@ -170,7 +153,7 @@ class Runtime:
         own = tuple(self.listeners) or None
         running = {
             name: Running(
-                base_url="http://127.0.0.1",  # where it is, is asked anew for each call: see LocalEndpoint
+                base_url="http://127.0.0.1",  # where it is, is asked anew for each call: see LocalModel.wait
                 off=model.state.detail if model.state.state == "off" else None,
             )
             for name, model in self.local_models.items()
