@@ -21,7 +21,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 PEERS: Final = ROOT / ".bench"
 FERROGW: Final = "1.5.10"
 _LOCK: Final = ROOT / "requirements.lock"
-_TOKEN: Final = "bench-admin-token"
+_TOKEN: Final = "bench-admin-token-of-one-run"
 _NGINX_PATHS: Final = (Path("/usr/sbin/nginx"), Path("/usr/local/sbin/nginx"))
 
 

@@ -2,8 +2,9 @@
 
 CPU is the process's own CPU-time clock (`clock_getcpuclockid`): user and system time of all its threads, the ended ones
 too, in nanoseconds. `/proc/PID/stat` has the same sum in ticks of 10 ms, and `/proc/PID/schedstat` only the main
-thread's. The processes of a gateway are those of the session it was started in (nginx overwrites its environment), and
-those with a variable in their environment, which children inherit, so that a store in a session of its own counts too.
+thread's. The processes of a gateway are those of the session it was started in, those with a variable in their
+environment, which children inherit, and those that work under the gateway's folder: a store has a session and an
+environment of its own, but keeps its data there.
 """
 
 import os
@@ -33,14 +34,19 @@ class Memory:
     pss: float
 
 
-def find(mark: str, session: int) -> Processes:
-    """The processes of the session that the gateway's first process leads, and those whose environment has the mark."""
+def find(mark: str, session: int, folder: Path) -> Processes:
+    """The gateway's processes: of the session its first one leads, with the mark, or working under its folder."""
     needle = f"{MARK}={mark}".encode()
+    folder = folder.resolve()
     router: set[int] = set()
     store: set[int] = set()
     for pid in _pids():
         try:
-            if os.getsid(pid) != session and needle not in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if (
+                os.getsid(pid) != session
+                and not Path(os.readlink(f"/proc/{pid}/cwd")).is_relative_to(folder)
+                and needle not in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            ):
                 continue
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
         except OSError:  # ended meanwhile, or another user's

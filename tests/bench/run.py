@@ -168,7 +168,7 @@ class Running:
             raise
 
     def processes(self) -> procs.Processes:
-        return procs.find(self.mark, self._process.pid)
+        return procs.find(self.mark, self._process.pid, self.site.folder)
 
     def _tail(self) -> str:
         return self.log.read_text(errors="replace")[-1500:]

@@ -140,16 +140,18 @@ def test_cpu_and_memory_of_a_process_and_its_child_are_found(tmp_path: Path) -> 
     with subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, procs.MARK: "one-of-a-kind"},
+        cwd=tmp_path,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"done\n"
-        found = procs.find("one-of-a-kind", process.pid)
+        found = procs.find("one-of-a-kind", process.pid, tmp_path / "none")
         assert process.pid in found.router
         assert len(found.router) == 2  # the child left the session, but has the mark
-        assert procs.find("another", process.pid).router == {process.pid}
+        assert procs.find("another", process.pid, tmp_path / "none").router == {process.pid}
+        assert procs.find("another", -1, tmp_path).router == found.router
         used = procs.cpu(found.router)
         assert 0.01 < used[process.pid] < 60  # the work of a thread that has ended counts
         memory = procs.memory(found.router)
