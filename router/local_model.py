@@ -324,7 +324,9 @@ class LocalModel:
 
     def _environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-        return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), KEY_VARIABLE: self._key}
+        own = str(Path(__file__).resolve().parent.parent)  # first, so that the child runs the code that we run
+        places = os.pathsep.join([own, *filter(None, sys.path)])
+        return {**kept, "PYTHONPATH": places, KEY_VARIABLE: self._key}
 
     # --- state ----------------------------------------------------------------------------------------------------
 
