@@ -7,6 +7,7 @@ import logging
 import math
 import secrets
 from collections.abc import Callable
+from copy import copy
 from typing import TYPE_CHECKING
 
 from providers.call import Call
@@ -199,8 +200,9 @@ class Calls:
             for skip in plan.skipped:
                 block = runtime.health.block(skip.target) if skip.reason == "unhealthy" else None
                 if block is not None and block.error is not None:
-                    block.error.retry_after = block.seconds
-                    raise block.error
+                    error = copy(block.error)
+                    error.retry_after = block.seconds
+                    raise error
         return plan
 
     async def _refuse(self, send: Send, wire: Wire, trace: Trace, answer: Answer, error: SwitchyardError) -> None:

@@ -239,7 +239,8 @@ class Engine:
                 if error.scope == "request" or self._is_over(job):
                     raise
                 if first is None or isinstance(first, UnsupportedFeature):
-                    first = error
+                    # Its traceback would keep the failed attempt's buffers, and this frame, alive.
+                    first = error.with_traceback(None)
             except UnsupportedFeature as error:
                 record.outcome = "unsupported"
                 first = first or error

@@ -9,6 +9,7 @@ may not fall back is told what the provider said.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 
 from providers.errors import RateLimited, UpstreamError
@@ -19,6 +20,8 @@ MAX_OPEN_SECONDS = 120.0
 MAX_COOLDOWN = 60.0
 PROBE_SECONDS = 30.0
 """A probe that has not reported by then counts as lost, and another one is let through."""
+MAX_STATES = 10_000
+"""Deployments that are remembered. Model names come from callers, so their number must be bounded; the oldest go."""
 
 
 @dataclass(slots=True)
@@ -84,7 +87,10 @@ class Health:
     def failure(self, deployment: str, error: UpstreamError) -> None:
         """Count a failure. Errors of scope `request` say nothing about the deployment and must not come here."""
         state = self._states.setdefault(deployment, _State())
-        state.error = error
+        if len(self._states) > MAX_STATES:
+            del self._states[next(iter(self._states))]
+        # A copy: the error itself holds, by its traceback, everything that the failed call had in its hands.
+        state.error = copy(error)
         state.probing_until = 0.0
         now = self._clock()
         if isinstance(error, RateLimited):

@@ -388,6 +388,7 @@ class _Exchange:
         while data := await self.read():
             size += len(data)
             if size > limit:
+                parts.clear()  # the error's traceback keeps this frame alive for a while
                 raise Broken(f"the provider's answer is longer than {limit} bytes")
             parts.append(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
