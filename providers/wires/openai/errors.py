@@ -347,11 +347,22 @@ def _class(status: int, facts: _Facts, vendor: str) -> type[UpstreamError]:
     return found
 
 
+_TITLE = re.compile(rb"<title[^>]{0,80}>([^<]{1,200})</title>", re.IGNORECASE)
+
+
+def _page(text: bytes) -> str:
+    """What a body that is no JSON says: the title of an HTML page, else its first 200 characters."""
+    if text.lstrip()[:1] == b"<":
+        title = _TITLE.search(text[:4000])
+        return clean(title[1].decode("utf-8", "replace")) if title else ""
+    return clean(text[:2000].decode("utf-8", "replace"))[:200]
+
+
 def classify(status: int, headers: Mapping[str, str], body: Any, text: bytes = b"", vendor: str = "") -> UpstreamError:
     """An error answer whose JSON is already read (None: it was none; `text` is what it was)."""
     facts = _facts(body)
     kind = _class(status, facts, vendor)
-    told = clean(facts.message) or clean(text[:2000].decode("utf-8", "replace"))[:200]
+    told = clean(facts.message) or _page(text)
     plain = _OWN_WORDS.get(kind)
     message = plain or told or f"the provider answered {status}"
     native = None
