@@ -136,8 +136,8 @@ class Calls:
             await self._refuse(send, wire, trace, answer, error)
         except Exception:  # noqa: BLE001 - a bug of ours: the caller gets a clean 500, the log the traceback, and the server goes on
             _log.exception("request %s failed inside the router", trace.request_id)
-            error = InternalError(f"the router failed on this request; its id is {trace.request_id}")
-            await self._refuse(send, wire, trace, answer, error)
+            ours = InternalError(f"the router failed on this request; its id is {trace.request_id}")
+            await self._refuse(send, wire, trace, answer, ours)
         finally:
             connection.on_lost = None
             watch.close()

@@ -1,0 +1,77 @@
+"""Fixtures of all tests that need providers or a router: simulators over real sockets and real router processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import count
+from typing import Any
+
+import pytest
+
+from tests.simulators import router as routers
+from tests.simulators import scripts
+from tests.simulators.client import Client
+from tests.simulators.router import RouterProcess
+from tests.simulators.server import Simulator
+
+Serve = Callable[..., RouterProcess]
+"""serve(config, env=None): a running router; it is stopped when the scope of the fixture ends."""
+
+
+@pytest.fixture(scope="session")
+def cloud() -> Iterator[Simulator]:
+    """A cloud provider that does what the model's name says (see tests.simulators.scripts)."""
+    with scripts.provider() as simulator:
+        yield simulator
+        assert not simulator.failures, simulator.failures
+
+
+@pytest.fixture(scope="session")
+def local() -> Iterator[Simulator]:
+    """The local Ollama that calls fall back to: always healthy."""
+    with scripts.provider() as simulator:
+        yield simulator
+        assert not simulator.failures, simulator.failures
+
+
+def _serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    with ExitStack() as running:
+
+        def serve(config: Mapping[str, Any], env: Mapping[str, str] | None = None) -> RouterProcess:
+            return running.enter_context(RouterProcess(tmp_path_factory.mktemp("router"), config, env))
+
+        yield serve
+
+
+@pytest.fixture
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Starts router processes for one test."""
+    yield from _serving(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def module_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Starts router processes that the tests of a module share."""
+    yield from _serving(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def router(tmp_path_factory: pytest.TempPathFactory, cloud: Simulator, local: Simulator) -> Iterator[RouterProcess]:
+    """One router for all tests that need no config of their own: `cloud` and `local` with short deadlines."""
+    for serve in _serving(tmp_path_factory):
+        yield serve(routers.providers(cloud.url, local.url))
+
+
+@pytest.fixture(scope="session")
+def client(router: RouterProcess) -> Client:
+    return Client(router.port, router.key)
+
+
+_numbers = count(1)
+
+
+@pytest.fixture
+def fresh() -> Callable[[str], str]:
+    """A model name of its own for a script (`silent` becomes `silent@7`): no test meets another's open breaker."""
+    return lambda script: f"{script}@{next(_numbers)}"
