@@ -135,13 +135,14 @@ FAILURES: list[Any] = [
     pytest.param(lines({"error": "bad", "done": "yes"}), Unavailable, "bad", id="error beside nonsense"),
     pytest.param(lines(chunk("Once")), Broken, "ended before it was done", id="no end"),
     pytest.param(b"", Broken, "ended before it was done", id="nothing"),
-    pytest.param(lines(chunk("Once")) + b'{"model":"m"', Broken, "not JSON", id="half a line"),
+    pytest.param(lines(chunk("Once")) + b'{"model":"m"', Broken, "ended before it was done", id="half a line"),
     pytest.param(b"<html>502 Bad Gateway</html>\n", Broken, "not JSON", id="HTML"),
     pytest.param(b'{"message":{"content":"\xff"}}\n', Broken, "not JSON", id="not UTF-8"),
     pytest.param(lines({"message": {"content": ["x"]}}), Broken, "another shape", id="another shape"),
     pytest.param(lines([1]), Broken, "another shape", id="no object"),
     pytest.param(lines(last(done_reason=None)), Broken, "aborted", id="ended without reason or content"),
     pytest.param(b'{"x":"' + b"a" * 5_000_000, Broken, "more than", id="an endless line"),
+    pytest.param(lines(chunk("Once")) + b'{"model"}', Broken, "not JSON", id="a broken last line"),
     pytest.param(b"[" * 100_000 + b"\n", Broken, "", id="deep nesting"),
 ]
 

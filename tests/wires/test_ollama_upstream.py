@@ -187,7 +187,7 @@ def test_arguments_are_always_an_object(text: str) -> None:
     ("call", "path", "sent"),
     [
         (
-            foreign(kind="text", prompt="a", suffix="b", stream=True),
+            foreign(kind="text", prompt="a", suffix="b", untemplated=True, stream=True),
             "/api/generate",
             {"model": "sent", "prompt": "a", "suffix": "b", "stream": True},
         ),

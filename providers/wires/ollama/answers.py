@@ -118,6 +118,11 @@ def _odd(data: bytes, bad: ValidationError) -> UpstreamError:
     return Broken(f"the provider sent JSON of another shape than Ollama's: {str(bad)[:200]}")
 
 
+def whole_lines(tail: Sequence[bytes]) -> list[bytes]:
+    """The unfinished last line of a body, if its object is whole: half a one only says that the body was cut."""
+    return [line for line in tail if line.rstrip().endswith(b"}")]
+
+
 def tool_id(request_id: str, index: int) -> str:
     """`call_` and eight lower-case letters or digits, as Ollama makes them; the same call always gets the same id."""
     number = int.from_bytes(hashlib.blake2b(f"{request_id}/{index}".encode(), digest_size=8).digest())
@@ -210,7 +215,7 @@ class Reader:
     def close(self) -> Iterable[Event]:
         if self.done:
             return ()
-        found = self._events(self._lines.close())
+        found = self._events(whole_lines(self._lines.close()))
         if not self.done:
             self.done = True
             found.append(Failed(Broken(NOT_DONE)))

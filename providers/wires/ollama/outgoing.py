@@ -92,8 +92,8 @@ def _text(call: Call, sent_model: str) -> dict[str, Any]:
     body: dict[str, Any] = {"model": sent_model, "prompt": call.prompt, "stream": call.stream}
     if call.suffix is not None:
         body["suffix"] = call.suffix
-    if call.untemplated:
-        body["raw"] = True
+    elif call.untemplated:
+        body["raw"] = True  # with a suffix the model's template must place both, and raw would leave the suffix out
     _add_settings(call, body)
     return body
 

@@ -15,7 +15,7 @@ from providers.call import Call
 from providers.errors import Broken, UpstreamError
 from providers.framing import LineReader, line_safe
 from providers.wire import Frame, FrameKind, Meter
-from providers.wires.ollama.answers import NOT_DONE, Line, check_whole, finish_of, read_line
+from providers.wires.ollama.answers import NOT_DONE, Line, check_whole, finish_of, read_line, whole_lines
 from providers.wires.ollama.failures import dumps
 
 
@@ -46,7 +46,7 @@ class SpliceLane:
     def close(self) -> Sequence[Frame]:
         if self.done:
             return ()
-        frames = self._frames(self._lines.close())
+        frames = self._frames(whole_lines(self._lines.close()))
         if not self.done:
             self.done = True
             frames.append(Frame("error", b"", Broken(NOT_DONE)))
