@@ -171,6 +171,7 @@ class SpliceLane:
                     and "error" not in chunk
                     and "base_resp" not in chunk
                     and "x_groq" not in chunk
+                    and b"\n" not in data  # several data lines make one event
                 ):
                     text = delta.get("content")
                     if text is None:
@@ -227,7 +228,7 @@ class SpliceLane:
         if late:
             # Arguments that never came must be told before the finish reason.
             frames.append(Frame("content", _chunk_bytes({**self._head, "choices": late})))
-        if changed:
+        if changed or b"\n" in data:
             chunk["choices"] = kept
             data = orjson.dumps(chunk)
         frames.append(Frame(kind, b"data: " + line_safe(data) + b"\n\n"))
