@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import gc
 import importlib.util
 import logging
@@ -21,6 +22,7 @@ import threading
 import warnings
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, Final
 
@@ -151,7 +153,10 @@ class _Worker:
         return self._imported.result(timeout=0)
 
     def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        try:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+        except RuntimeError:
+            pass  # the import failed, and the loop is closed already
         self._thread.join(timeout=5)
 
     def _main(self) -> None:
@@ -194,7 +199,32 @@ def _import() -> ModuleType:
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
     library: ModuleType = litellm
+    _remember_responses(library)
     return library
+
+
+_RESPONSES: Final[ContextVar[list[Any] | None]] = ContextVar("responses", default=None)
+"""The open HTTP answers of the call that runs in this context."""
+
+
+def _remember_responses(library: ModuleType) -> None:
+    """Have the library's HTTP client note the answers it opens.
+
+    Most of its adapters keep only a generator of lines, so a stream that is left between two lines leaves its
+    connection, and the provider's work, running. (An answer that is closed by its call costs nothing to close again.)
+    """
+    client = library.httpx.AsyncClient
+    send = client.send
+
+    @functools.wraps(send)
+    async def noting(self: Any, request: Any, **options: Any) -> Any:
+        response = await send(self, request, **options)
+        opened = _RESPONSES.get()
+        if opened is not None and options.get("stream"):
+            opened.append(response)
+        return response
+
+    client.send = noting
 
 
 @contextmanager
@@ -325,6 +355,8 @@ async def _serve(library: ModuleType, exchange: _Exchange, route: Route, request
     call, provider = wanted["call"], wanted["provider"]
     secrets = [value for value in (_key(request), *request.headers.values()) if value and len(value) >= 8]
     begun = False
+    opened: list[Any] = []
+    _RESPONSES.set(opened)
     try:
         options = _options(library, wanted, route, request)
         if request.path == "/embeddings":
@@ -344,6 +376,8 @@ async def _serve(library: ModuleType, exchange: _Exchange, route: Route, request
                     await exchange.send(frame)
             finally:
                 await answer.aclose()
+                for response in opened:
+                    await response.aclose()
             if not begun:
                 raise Broken("the provider's stream was empty")
         exchange.end()
@@ -379,6 +413,8 @@ def _options(library: ModuleType, wanted: Mapping[str, Any], route: Route, reque
         "num_retries": 0,
         "caching": False,
     }
+    if wanted["call"].get("tools"):
+        options["_skip_mcp_handler"] = True  # its MCP gateway: not ours to offer, and it needs packages of the proxy
     extra = {name: value for name, value in request.headers.items() if name not in ("authorization", "content-type")}
     if extra:
         options["extra_headers"] = extra
@@ -451,8 +487,7 @@ def _answer(error: BaseException, secrets: list[str]) -> tuple[int, bytes, dict[
     for secret in secrets:
         text = text.replace(secret, "[redacted]")
     message, kind = _said(text, status)
-    response = getattr(error, "response", None)
-    given = getattr(response, "headers", None) or {}
+    given = getattr(error, "litellm_response_headers", None) or {}
     headers = {str(name).lower(): str(given[name]) for name in given if str(name).lower() in _RETRY_HEADERS}
     body = {"message": clean(message), "type": kind, "code": code, "status": status}
     return status, orjson.dumps({"error": {key: value for key, value in body.items() if value is not None}}), headers

@@ -104,5 +104,9 @@ class Upstream:
             return False
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
-        script.result()
+        try:
+            script.result()
+        except ConnectionError:
+            self.left.set()
+            return False
         return not writer.is_closing() and not reader.at_eof()
