@@ -57,7 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     cores = Cores.pinned() if chosen.pin else Cores()
     with tempfile.TemporaryDirectory(prefix="switchyard-bench-", ignore_cleanup_errors=True) as folder:
         if chosen.profile:
-            return profile.profile(chosen.profile, picked[-1], Path(folder), chosen.seconds)
+            try:
+                return profile.profile(chosen.profile, picked[-1], Path(folder), chosen.seconds)
+            except run.Trouble as trouble:
+                _say(str(trouble))
+                return 1
         phases = (
             Phase(ONE, 1, chosen.calls // 4, chosen.seconds / 2),
             Phase(MANY, 32, chosen.calls, chosen.seconds),
