@@ -27,6 +27,7 @@ from providers.vendor import Capabilities, ModelFacts, UpstreamRequest
 from providers.wires.ollama import WIRE
 from providers.wires.ollama.fields import go_type
 from router.provider import Provider
+from router.routing import Rights
 from router.snapshot import Entry, Snapshot, base_name
 
 API_VERSION: Final = "0.33.3"
@@ -189,9 +190,9 @@ def tags(entries: Iterable[Entry], since: float) -> Answer:
     models = []
     for entry in entries:
         known = _known(entry.facts)
-        digest = known.get("digest")
-        if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest) or digest in seen:
-            digest = hashlib.sha256(f"switchyard/{entry.id}".encode()).hexdigest()
+        digest = _digest(entry)
+        if digest in seen:
+            digest = _made_digest(entry)
         seen.add(digest)
         size = known.get("size")
         models.append(
@@ -209,14 +210,14 @@ def tags(entries: Iterable[Entry], since: float) -> Answer:
     return _json({"models": models})
 
 
-def show(snapshot: Snapshot, entries: Iterable[Entry], body: Mapping[str, Any], since: float) -> Answer:
+def show(snapshot: Snapshot, entries: Iterable[Entry], body: Mapping[str, Any], since: float, rights: Rights) -> Answer:
     """One model's details. Raises InvalidRequest without a name and ModelNotFound for one that the key may not see.
 
     `entries` as in `tags`. A name that only a pattern or `provider/model` resolves is shown too, if `snapshot` knows
     its way.
     """
     asked = _name(body)
-    entry = _entry(snapshot, entries, asked)
+    entry = _entry(snapshot, entries, asked, rights)
     known = _known(entry.facts)
     details = _details(entry, known)
     info = dict(known["model_info"]) if isinstance(known.get("model_info"), dict) else {}
@@ -286,7 +287,7 @@ def ps(entries: Iterable[Entry], loaded: Sequence[Loaded]) -> Answer:
                 "name": entry.id,
                 "model": entry.id,
                 "size": item.size,
-                "digest": hashlib.sha256(f"switchyard/{entry.id}".encode()).hexdigest(),
+                "digest": _digest(entry),
                 "details": _details(entry, known),
                 "expires_at": _NEVER if item.until is None else _date(None, item.until),
                 "size_vram": item.size_vram,
@@ -315,7 +316,7 @@ def read_ps(body: bytes) -> tuple[Loaded, ...]:
     return tuple(found)
 
 
-def _entry(snapshot: Snapshot, entries: Iterable[Entry], asked: str) -> Entry:
+def _entry(snapshot: Snapshot, entries: Iterable[Entry], asked: str, rights: Rights) -> Entry:
     wanted = base_name(asked)
     for entry in entries:
         if base_name(entry.id) == wanted:
@@ -324,11 +325,13 @@ def _entry(snapshot: Snapshot, entries: Iterable[Entry], asked: str) -> Entry:
         route = snapshot.route(asked)
     except ModelNotFound:
         raise ModelNotFound(asked) from None
-    if snapshot.entry(asked) is not None:  # listed, but not among what this key may see
-        raise ModelNotFound(asked)
+    if snapshot.entry(asked) is not None or not snapshot.allows(rights.models, rights.deny, asked):
+        raise ModelNotFound(asked)  # it is there, but not for this key
     for tier in route.tiers:
         for candidate in tier:
             target = candidate.attempt.target
+            if rights.local_only and not target.provider.local:
+                continue
             return Entry(
                 id=asked,
                 providers=(target.provider.name,),
@@ -339,6 +342,20 @@ def _entry(snapshot: Snapshot, entries: Iterable[Entry], asked: str) -> Entry:
                 facts=snapshot.facts(target.provider.name, target.model),
             )
     raise ModelNotFound(asked)
+
+
+def _digest(entry: Entry) -> str:
+    """The server's own, under the server's own name; another name for the same model has one of its own."""
+    facts = entry.facts
+    if facts is not None and base_name(facts.name) == base_name(entry.id):
+        given = facts.details.get("digest")
+        if isinstance(given, str) and re.fullmatch(r"[0-9a-f]{64}", given):
+            return given
+    return _made_digest(entry)
+
+
+def _made_digest(entry: Entry) -> str:
+    return hashlib.sha256(f"switchyard/{entry.id}".encode()).hexdigest()
 
 
 def _known(facts: ModelFacts | None) -> Mapping[str, Any]:
@@ -396,7 +413,7 @@ def _name(body: Mapping[str, Any]) -> str:
 
 
 def manage(
-    found: Found, body: Mapping[str, Any], snapshot: Snapshot, entries: Iterable[Entry], *, may_manage: bool
+    found: Found, body: Mapping[str, Any], snapshot: Snapshot, entries: Iterable[Entry], rights: Rights
 ) -> Answer | Forward:
     """What to do with pull, push, create, copy, delete and blobs. `body` is the parsed request, empty for blobs.
 
@@ -406,10 +423,10 @@ def manage(
     """
     if found.op == "pull":
         asked = _name(body)
-        served = _served(snapshot, entries, asked)
-        if served is not None and not (may_manage and served.local and local_ollama(snapshot) is not None):
+        served = _served(snapshot, entries, asked, rights)
+        if served is not None and not (rights.manage_local and served.local and local_ollama(snapshot) is not None):
             return _pulled(stream=body.get("stream") is not False)
-    if not may_manage:
+    if not rights.manage_local:
         raise NotAllowed(f"this key may not {_VERBS[found.op]}: it lacks the right manage_local")
     provider = local_ollama(snapshot)
     if provider is None:
@@ -448,10 +465,10 @@ def local_ollama(snapshot: Snapshot) -> Provider | None:
     return None
 
 
-def _served(snapshot: Snapshot, entries: Iterable[Entry], asked: str) -> Entry | None:
+def _served(snapshot: Snapshot, entries: Iterable[Entry], asked: str, rights: Rights) -> Entry | None:
     """The entry of a name that is served already. A pattern alone does not make a local model installed."""
     try:
-        found = _entry(snapshot, entries, asked)
+        found = _entry(snapshot, entries, asked, rights)
     except ModelNotFound:
         return None
     return None if found.local and snapshot.entry(asked) is None else found

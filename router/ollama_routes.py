@@ -65,11 +65,11 @@ class OllamaRoutes:
             await self._send(send, door.status())
         elif found.op == "show":
             body = read_object(await read_body(scope["headers"], receive, door.MAX_MANAGEMENT_BODY))
-            await self._send(send, door.show(snapshot, entries, body, since))
+            await self._send(send, door.show(snapshot, entries, body, since, rights))
         else:
             given = b"" if found.op == "blob" else await read_body(scope["headers"], receive, door.MAX_MANAGEMENT_BODY)
             body = read_object(given) if found.op != "blob" else {}
-            managed = door.manage(found, body, snapshot, entries, may_manage=rights.manage_local)
+            managed = door.manage(found, body, snapshot, entries, rights)
             if isinstance(managed, door.Answer):
                 await self._send(send, managed)
             else:
