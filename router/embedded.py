@@ -193,7 +193,7 @@ class Embedded:
                 stderr=subprocess.DEVNULL,
                 umask=0o077,
                 start_new_session=True,  # Ctrl-C in the terminal is for the router, which stops the store last
-                preexec_fn=_die_with_parent(),
+                preexec_fn=die_with_parent(),
             )
         except OSError as error:
             raise StoreError(
@@ -350,7 +350,7 @@ async def _end(pid: int) -> None:
     raise StoreError(f"the store's process {pid} of an earlier run does not stop: end it by hand (kill -9 {pid})")
 
 
-def _die_with_parent() -> Callable[[], None] | None:
+def die_with_parent() -> Callable[[], None] | None:
     """Linux: the kernel sends the server SIGTERM when its starter dies. Loaded before the fork; the child only makes
     the calls.
     """

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from providers.call import Call
-from providers.errors import SwitchyardError
+from providers.errors import StoreUnavailable, SwitchyardError
 from providers.vendor import ModelFacts
 from providers.wire import Stamp
 from providers.wires.ollama.loading import load_answer
@@ -88,12 +88,24 @@ class Runtime:
     # ----------------------------------------------------------------------------------------------------------
 
     async def start(
-        self, listeners: Mapping[tuple[str, int], str | None], on_model: Callable[[ModelState], None] | None = None
-    ) -> Bootstrap:
-        """Open the store, make what a first start makes, and begin the background work. Raises StoreError."""
+        self,
+        listeners: Mapping[tuple[str, int], str | None],
+        *,
+        on_model: Callable[[ModelState], None] | None = None,
+        on_made: Callable[[Bootstrap], None] | None = None,
+        worker: bool = False,
+    ) -> None:
+        """Open the store, make what a first start makes, and begin the background work. Raises StoreError.
+
+        `worker`: another process owns the store and has made the keys. `on_made` gets what was made, which may be
+        later when a remote store is down now.
+        """
         self.listeners = dict(listeners)
         self.log.start()
-        self.store = await open_store(self.config.redis.url.get_secret_value(), self.data_dir)
+        url = self.config.redis.url.get_secret_value()
+        self.store = await open_store(url, self.data_dir, role="command" if worker else "serve")
+        if worker:
+            self.store.watch()
         self.keys = await open_keys(self.store, self.data_dir)
         self.ledger = Ledger(self.store, self.keys)
         self.snapshot = self._compile(self.config)
@@ -103,11 +115,25 @@ class Runtime:
                 self.local_models[provider.name] = model
                 await model.start()
         self.snapshot = self._compile(self.config)
-        made = await self.keys.bootstrap()
-        for name in sorted({name for name in self.listeners.values() if name is not None}):
-            await self.keys.ensure_anonymous(name)
+        if not worker and not await self._make(on_made):
+            self.spawn(self._make_later(on_made))
         self.discovery.start()
-        return made
+
+    async def _make(self, on_made: Callable[[Bootstrap], None] | None) -> bool:
+        """The first admin token and key, and the keys of keyless listeners. False when the store is down."""
+        try:
+            made = await self.keys.bootstrap()
+            for name in sorted({name for name in self.listeners.values() if name is not None}):
+                await self.keys.ensure_anonymous(name)
+        except StoreUnavailable:
+            return False
+        if on_made is not None:
+            on_made(made)
+        return True
+
+    async def _make_later(self, on_made: Callable[[Bootstrap], None] | None) -> None:
+        while not await self._make(on_made):  # noqa: ASYNC110 - what is waited for is another machine
+            await asyncio.sleep(1)
 
     async def stop(self) -> None:
         """End everything, the store last."""
@@ -115,7 +141,9 @@ class Runtime:
         for model in self.local_models.values():
             await model.stop()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=2)
+            _, late = await asyncio.wait(self._tasks, timeout=2)
+            for task in late:
+                task.cancel()
         await self.litellm.close()
         await self.http.close()
         await self.ledger.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import signal
 import socket
@@ -17,6 +18,7 @@ from router.cli.common import ConfigOption, config_path, fail, read_config
 
 if TYPE_CHECKING:
     from router.config import Config
+    from router.keys import Bootstrap
     from router.local_model import ModelState
     from router.runtime import Runtime
 
@@ -39,11 +41,19 @@ def serve(
         level=found.server.log.level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    sockets = _bind(found)
     import uvloop
 
+    from router.cli import workers as processes
+
+    inherited = processes.inherited()
+    sockets = inherited or _bind(found)
+    count = 1 if inherited else workers or found.server.workers
+    path = config_path(config)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code = runner.run(_run(found, config_path(config), sockets, log=log, started=started))
+        if count > 1:
+            code = runner.run(_supervise(found, path, sockets, count, log=log, started=started))
+        else:
+            code = runner.run(_run(found, path, sockets, log=log, started=started, worker=bool(inherited)))
     raise typer.Exit(code)
 
 
@@ -83,22 +93,65 @@ def _bind(config: Config) -> list[socket.socket]:
     return sockets
 
 
-async def _run(config: Config, path: Path, sockets: list[socket.socket], *, log: bool, started: float) -> int:
+async def _run(
+    config: Config, path: Path, sockets: list[socket.socket], *, log: bool, started: float, worker: bool
+) -> int:
     from router.app import App
     from router.requestlog import RequestLog
     from router.runtime import Runtime
     from router.server import Server
     from router.store import StoreError
 
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    stop, hurry = _signals()
     runtime = Runtime(config, config_path=path, log=RequestLog(enabled=log))
-    names: dict[tuple[str, int], str | None] = {}
-    for bound, listen in zip(sockets, config.server.listen, strict=True):
-        address = bound.getsockname()
-        names[str(address[0]), int(address[1])] = listen.anonymous
-    say = _Console()
-    hurry = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.reload)
+    say = _Console(runtime, sockets, started, quiet=worker)
+    try:
+        await runtime.start(_listeners(config, sockets), on_model=say.model, on_made=say.made, worker=worker)
+        server = Server(App(runtime), config.server.limits)
+        await server.serve_until(stop, sockets, say.ready)
+        runtime.draining = True
+        await _drain(runtime, hurry, config.server.limits.drain_seconds, say)
+        await server.finish()
+    except StoreError as bad:
+        say.line(f"switchyard: {bad}", err=True)
+        return 1
+    finally:
+        await runtime.stop()
+    return 0
+
+
+async def _supervise(
+    config: Config, path: Path, sockets: list[socket.socket], count: int, *, log: bool, started: float
+) -> int:
+    """Own the store and the demo model, and keep `count` workers running that serve."""
+    from router.cli.workers import Workers
+    from router.requestlog import RequestLog
+    from router.runtime import Runtime
+    from router.store import StoreError
+
+    stop, hurry = _signals()
+    runtime = Runtime(config, config_path=path, log=RequestLog(enabled=False))
+    say = _Console(runtime, sockets, started)
+    workers = Workers(count, sockets, config.server.limits.drain_seconds)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, workers.pass_on, signal.SIGHUP)
+    try:
+        await runtime.start(_listeners(config, sockets), on_model=say.model, on_made=say.made)
+        await workers.start()
+        say.ready()
+        await workers.run(stop, hurry)
+    except StoreError as bad:
+        say.line(f"switchyard: {bad}", err=True)
+        return 1
+    finally:
+        await workers.stop()
+        await runtime.stop()
+    return 0
+
+
+def _signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Events for the first Ctrl-C or SIGTERM (stop), and for the second (hurry)."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
 
     def ask_to_stop() -> None:
         if stop.is_set():
@@ -106,29 +159,17 @@ async def _run(config: Config, path: Path, sockets: list[socket.socket], *, log:
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ask_to_stop)
-    loop.add_signal_handler(signal.SIGHUP, runtime.reload)
-    try:
-        made = await runtime.start(names, on_model=say.model)
-    except StoreError as bad:
-        await runtime.discovery.stop()
-        say.line(f"switchyard: {bad}", err=True)
-        return 1
-    try:
-        server = Server(App(runtime), config.server.limits)
-        address = sockets[0].getsockname()
+        asyncio.get_running_loop().add_signal_handler(number, ask_to_stop)
+    return stop, hurry
 
-        def ready() -> None:
-            seconds = time.monotonic() - started
-            say.banner(runtime, str(address[0]), int(address[1]), made.key, made.admin_token, seconds)
 
-        await server.serve_until(stop, sockets, ready)
-        runtime.draining = True
-        await _drain(runtime, hurry, config.server.limits.drain_seconds, say)
-        await server.finish()
-    finally:
-        await runtime.stop()
-    return 0
+def _listeners(config: Config, sockets: list[socket.socket]) -> dict[tuple[str, int], str | None]:
+    """The addresses that we listen on, with the name of the anonymous key."""
+    found: dict[tuple[str, int], str | None] = {}
+    for bound, listen in zip(sockets, config.server.listen, strict=True):
+        address = bound.getsockname()
+        found[str(address[0]), int(address[1])] = listen.anonymous
+    return found
 
 
 async def _drain(runtime: Runtime, hurry: asyncio.Event, seconds: float, say: _Console) -> None:
@@ -151,10 +192,17 @@ async def _drain(runtime: Runtime, hurry: asyncio.Event, seconds: float, say: _C
 
 
 class _Console:
-    """What a person at the terminal reads."""
+    """What a person at the terminal reads. The banner comes when the router serves and what a first start makes is
+    known."""
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: Runtime, sockets: list[socket.socket], started: float, *, quiet: bool = False) -> None:
+        self._runtime = runtime
+        address = sockets[0].getsockname()
+        self._host, self._port = str(address[0]), int(address[1])
+        self._started = started
+        self._quiet = quiet
         self._last = ""
+        self._shown = False
 
     def line(self, text: str, *, err: bool = False) -> None:
         print(text, file=sys.stderr if err else sys.stdout, flush=True)
@@ -162,42 +210,68 @@ class _Console:
     def model(self, state: ModelState) -> None:
         """Progress of the demo model, a line for each step."""
         step = f"{state.state} {int(state.progress * 4)}"
-        if step != self._last:
+        if step != self._last and not self._quiet:
             self._last = step
             done = f" {state.progress:4.0%}" if state.state in ("preparing", "loading") else ""
             self.line(f"demo model: {state.state}{done}{': ' + state.detail if state.detail else ''}", err=True)
 
-    def banner(
-        self, runtime: Runtime, host: str, port: int, key: str | None, token: str | None, seconds: float
-    ) -> None:
+    def made(self, made: Bootstrap) -> None:
+        self._made = made
+        if self._shown:
+            # The store was down when the router began to serve.
+            self.line("\n".join(self._secrets()))
+
+    def ready(self) -> None:
+        if not self._quiet:
+            self._shown = True
+            self.banner(time.monotonic() - self._started)
+
+    _made: Bootstrap | None = None
+
+    def _secrets(self) -> list[str]:
+        """The key and the admin token, where they were made just now."""
+        made = self._made
+        if made is None:
+            return ["  key          not made yet: the store is not there"]
+        lines = ["  key          as issued before; another: switchyard keys create"]
+        if made.key is not None:
+            lines = [f"  key          {made.key}   (shown once; more: switchyard keys create)"]
+        if made.admin_token is not None:
+            lines.append(f"  admin token  {made.admin_token}   (shown once)")
+        return lines
+
+    def banner(self, seconds: float) -> None:
         """Where it listens, the key (shown this once), and a line to paste."""
-        shown = (
-            "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-        )  # compared, not bound
-        base = f"http://{shown}:{port}"
+        runtime, host, port = self._runtime, self._host, self._port
+        if ":" in host:
+            host = f"[{host}]"
+        base = f"http://{'127.0.0.1' if host in _WILDCARDS else host}:{port}"
         providers = runtime.snapshot.providers.values()
         lines = ["", f"Switchyard {runtime.version} is ready after {seconds:.1f} s", "", f"  address      {base}/v1"]
         for (own, own_port), name in runtime.listeners.items():
             if name is not None:
                 lines.append(f"  no key       http://{own}:{own_port} (rights of key {name})")
-        if key is not None:
-            lines.append(f"  key          {key}   (shown once; more: switchyard keys create)")
-        else:
-            lines.append("  key          as issued before; another: switchyard keys create")
-        if token is not None:
-            lines.append(f"  admin token  {token}   (shown once)")
+        lines += self._secrets()
         lines.append(f"  providers    on: {', '.join(p.name for p in providers if p.off is None) or 'none'}")
         lines += [f"               off: {p.name} ({p.off})" for p in providers if p.off is not None]
-        model = _model_to_try(runtime)
+        if runtime.store.problem:
+            lines.append(f"  store        {runtime.store.problem}")
+        lines += [f"  store        {warning}" for warning in runtime.store.warnings]
+        key = self._made.key if self._made is not None and self._made.key is not None else "$SWITCHYARD_API_KEY"
+        quote = "'" if key.startswith("sk-") else '"'
+        question = {"role": "user", "content": "Why is the sky blue?"}
+        body = json.dumps({"model": _model_to_try(runtime), "messages": [question]})
         lines += [
             "",
             "Try it:",
-            f"  curl {base}/v1/chat/completions -H 'Authorization: Bearer {key or '$SWITCHYARD_API_KEY'}' "
-            f"-H 'Content-Type: application/json' "
-            f'-d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "Why is the sky blue?"}}]}}\'',
+            f"  curl {base}/v1/chat/completions -H {quote}Authorization: Bearer {key}{quote} "
+            f"-H 'Content-Type: application/json' -d '{body}'",
             "",
         ]
         self.line("\n".join(lines))
+
+
+_WILDCARDS = ("0.0.0.0", "[::]")  # compared, not bound
 
 
 def _model_to_try(runtime: Runtime) -> str:

@@ -1,0 +1,96 @@
+"""Several processes that serve on the same sockets, kept running by one that owns the store and the demo model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+
+from router.embedded import die_with_parent
+
+VARIABLE = "SWITCHYARD_WORKER_SOCKETS"
+"""Set for a worker: the numbers of the listening sockets that it inherits."""
+STEADY_SECONDS = 10.0
+"""A worker that lived this long is replaced at once; one that dies sooner after a pause that grows."""
+LONGEST_PAUSE = 10.0
+
+
+def inherited() -> list[socket.socket]:
+    """The listening sockets that a parent handed over; empty when this is no worker."""
+    numbers = os.environ.pop(VARIABLE, "")
+    sockets = [socket.socket(fileno=int(number)) for number in numbers.split(",") if number]
+    for one in sockets:
+        one.setblocking(False)
+    return sockets
+
+
+class Workers:
+    """`count` workers. One that dies is replaced."""
+
+    def __init__(self, count: int, sockets: list[socket.socket], drain_seconds: float) -> None:
+        self._count = count
+        self._sockets = sockets
+        self._drain_seconds = drain_seconds
+        self._processes: set[asyncio.subprocess.Process] = set()
+        self._keepers: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    async def start(self) -> None:
+        for _ in range(self._count):
+            process = await self._spawn()
+            self._keepers.append(asyncio.create_task(self._keep(process)))
+
+    async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+        """Until `stop`; then the workers drain, and `hurry` ends them at once."""
+        await stop.wait()
+        self._stopping = True
+        self.pass_on(signal.SIGTERM)
+        ended = asyncio.gather(*self._keepers)
+        hurried = asyncio.create_task(hurry.wait())
+        await asyncio.wait((ended, hurried), timeout=self._drain_seconds + 5, return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            self.pass_on(signal.SIGTERM)
+            await asyncio.wait((ended,), timeout=5)
+        hurried.cancel()
+
+    async def stop(self) -> None:
+        """End what is left, hard."""
+        self._stopping = True
+        self.pass_on(signal.SIGKILL)
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+
+    def pass_on(self, number: signal.Signals) -> None:
+        for process in self._processes:
+            if process.returncode is None:
+                process.send_signal(number)
+
+    async def _keep(self, process: asyncio.subprocess.Process) -> None:
+        pause = 0.2
+        while not self._stopping:
+            began = time.monotonic()
+            code = await process.wait()
+            self._processes.discard(process)
+            if not self._stopping:
+                text = f"switchyard: worker {process.pid} ended with {code}; starting another"
+                print(text, file=sys.stderr, flush=True)
+                pause = 0.2 if time.monotonic() - began > STEADY_SECONDS else min(pause * 2, LONGEST_PAUSE)
+                await asyncio.sleep(pause)
+            if not self._stopping:
+                process = await self._spawn()
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        numbers = [one.fileno() for one in self._sockets]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "router.cli.main",
+            *sys.argv[1:],
+            env={**os.environ, VARIABLE: ",".join(map(str, numbers))},
+            pass_fds=numbers,
+            preexec_fn=die_with_parent(),
+        )
+        self._processes.add(process)
+        return process
