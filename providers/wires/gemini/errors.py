@@ -11,6 +11,7 @@ import orjson
 from providers.errors import (
     Broken,
     Busy,
+    ContextTooLong,
     ProviderAuth,
     ProviderModelNotFound,
     ProviderQuota,
@@ -67,6 +68,15 @@ CODES: Final = {
 }
 """For errors inside a stream that give a status name and no number."""
 
+TOO_LONG: Final = "exceeds the maximum number of tokens allowed"
+"""A prompt that is too long has no code of its own; only there the documented sentence decides."""
+
+OWN_WORDS: Final[dict[type[UpstreamError], str]] = {
+    ProviderAuth: "the provider refuses the router's credential",
+    ProviderQuota: "the router's account at the provider has no quota left",
+}
+"""What callers are told instead of a sentence about an account that is not theirs."""
+
 _DELAY = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 
 
@@ -86,13 +96,18 @@ def error_of(error: object, status: int | None) -> UpstreamError:
         kind = ProviderQuota
     message = facts.get("message") if facts else error
     text = clean(message) if isinstance(message, str) else ""
-    return kind(
-        text or f"the provider answered with status {status}",
+    if kind is Refused and TOO_LONG in text:
+        kind = ContextTooLong
+    found = kind(
+        OWN_WORDS.get(kind) or text or f"the provider answered with status {status}",
         upstream_status=status,
         retry_after=_delay(details),
         param=_param(details) if kind is Refused else None,
-        native_code=name,
+        native_code=name if kind is Refused else None,
     )
+    if kind in OWN_WORDS and text:
+        found.add_note(text)  # for the operator's log; the caller never sees it
+    return found
 
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:

@@ -198,8 +198,18 @@ def _tool_uses(calls: Any, where: str, names: Names) -> list[Part]:
         if type(arguments) is not str:
             refuse(f"{here}.function.arguments must be a string of JSON", f"{here}.function.arguments", "invalid_type")
         names[ident] = spec["name"]
-        found.append(ToolUse(ident, spec["name"], arguments))
+        found.append(ToolUse(ident, spec["name"], arguments, _signature(call, ident)))
     return found
+
+
+def _signature(call: dict[str, Any], ident: str) -> str | None:
+    """Gemini's thought signature, where Google's endpoint, Portkey or litellm put it."""
+    extra, function = call.get("extra_content"), call.get("function")
+    google = extra.get("google") if type(extra) is dict else None
+    for holder in (google, function, call.get("provider_specific_fields")):
+        if type(holder) is dict and type(signature := holder.get("thought_signature")) is str and signature:
+            return signature
+    return ident.partition("__thought__")[2] or None
 
 
 def _assistant(message: dict[str, Any], where: str, names: Names) -> Message:

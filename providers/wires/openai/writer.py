@@ -37,6 +37,11 @@ from providers.wires.openai.usage import write_usage
 from providers.wires.openai.vectors import to_base64, to_floats
 
 
+def signed(signature: str) -> dict[str, Any]:
+    """A call's `extra_content`: Google's own OpenAI endpoint puts thought signatures there, and clients send them back."""
+    return {"google": {"thought_signature": signature}}
+
+
 def answer_id(stamp: Stamp, prefix: str = "chatcmpl-") -> str:
     return prefix + stamp.request_id.removeprefix("req_")
 
@@ -154,6 +159,8 @@ class ChatWriter:
                 "type": "function",
                 "function": {"name": event.name, "arguments": ""},
             }
+            if event.signature is not None:
+                entry["extra_content"] = signed(event.signature)
             state.tools += 1
             state.bare.add(event.index)
         else:
@@ -280,8 +287,11 @@ def _fold(events: Iterable[Event], stamp: Stamp) -> tuple[str, Usage | None, dic
                 folded.encrypted = encrypted or folded.encrypted
             case RefusalDelta(text):
                 folded.refusal.append(text)
-            case ToolStart(id=ident, name=name):
-                folded.calls.append({"id": ident, "type": "function", "function": {"name": name}})
+            case ToolStart(id=ident, name=name, signature=signature):
+                made_call: dict[str, Any] = {"id": ident, "type": "function", "function": {"name": name}}
+                if signature is not None:
+                    made_call["extra_content"] = signed(signature)
+                folded.calls.append(made_call)
                 folded.arguments.append([])
             case ToolArguments(position, delta):
                 folded.arguments[position].append(delta)
