@@ -38,7 +38,7 @@ from providers.wires.openai.vectors import to_base64, to_floats
 
 
 def signed(signature: str) -> dict[str, Any]:
-    """A call's `extra_content`: Google's own OpenAI endpoint puts thought signatures there, and clients send them back."""
+    """`extra_content` of a call: where Google's own OpenAI endpoint puts thought signatures. Clients send them back."""
     return {"google": {"thought_signature": signature}}
 
 
