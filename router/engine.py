@@ -19,6 +19,7 @@ from providers.call import Call
 from providers.errors import (
     Broken,
     Busy,
+    InvalidRequest,
     NoTarget,
     SwitchyardError,
     TimedOut,
@@ -251,7 +252,7 @@ class Engine:
             finally:
                 record.seconds = self._monotonic() - began
         trace.fallback = None
-        raise first or NoTarget("no target is left to try")
+        raise _last_word(job.plan, first)
 
     def _reason(self, plan: Plan, first: SwitchyardError | None) -> str:
         """Why the fallback answers: the first failure, else why the first target was left out."""
@@ -446,6 +447,21 @@ class Engine:
     def queued(self) -> dict[str, int]:
         """Calls that wait for a place, by provider."""
         return {name: places.waiting for name, (_, places) in self._places.items()}
+
+
+def _last_word(plan: Plan, first: SwitchyardError | None) -> SwitchyardError:
+    """What to tell when every attempt failed: the call's own fault where none of the asked model's targets could take
+    it, else the first failure, with what else was left out for what the call needs."""
+    if all(attempt.role == "fallback" for attempt in plan.attempts):
+        refusal = plan.refusal()
+        if isinstance(refusal, InvalidRequest):
+            return refusal
+    if first is None:
+        return NoTarget("no target is left to try")
+    left_out = [f"{skip.target} was left out: {skip.detail}" for skip in plan.skipped if skip.reason.startswith("no_")]
+    if left_out:
+        first.message = "; ".join([first.message, *left_out])
+    return first
 
 
 def _gather(frames: Sequence[Frame]) -> tuple[list[bytes], bool, UpstreamError | None]:
