@@ -10,6 +10,7 @@ out.
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -459,9 +460,11 @@ def _last_word(plan: Plan, first: SwitchyardError | None) -> SwitchyardError:
     if first is None:
         return NoTarget("no target is left to try")
     left_out = [f"{skip.target} was left out: {skip.detail}" for skip in plan.skipped if skip.reason.startswith("no_")]
-    if left_out:
-        first.message = "; ".join([first.message, *left_out])
-    return first
+    if not left_out:
+        return first
+    told = copy.copy(first)  # the first failure is also what the deployment's health remembers
+    told.message = "; ".join([first.message, *left_out])
+    return told
 
 
 def _gather(frames: Sequence[Frame]) -> tuple[list[bytes], bool, UpstreamError | None]:
