@@ -88,7 +88,7 @@ class App:
         elif root := next((root for root in MODEL_LISTS if path.startswith(root + "/")), None):
             _require(method, "GET", "HEAD")
             await self._one_model(unquote(path[len(root) + 1 :]), scope, send)
-        elif path in MODEL_ROUTES:
+        elif path in MODEL_ROUTES and not ollama_door.is_ours(path):
             _require(method, "POST")
         elif not ollama_door.is_ours(path):
             raise NotFound(self._no_such_path(path))

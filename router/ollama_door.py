@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -486,7 +487,7 @@ def _request(provider: Provider, method: str, path: str, body: Mapping[str, Any]
     return UpstreamRequest(method, path, headers, b"" if body is None else orjson.dumps(body))
 
 
-# --- DNS rebinding ---------------------------------------------------------------------------------------------------
+# --- browsers ---------------------------------------------------------------------------------------------------
 
 _LOCAL_SUFFIXES: Final = (".localhost", ".local", ".internal")
 
@@ -508,3 +509,24 @@ def host_allowed(host: str, own_name: str) -> bool:
     except ValueError:
         return name in ("", "localhost", own_name.lower()) or name.endswith(_LOCAL_SUFFIXES)
     return address.is_loopback or address.is_private or address.is_unspecified
+
+
+_LOCAL_ORIGINS: Final = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})
+_APP_SCHEMES: Final = ("app://", "file://", "tauri://", "vscode-webview://", "vscode-file://")
+
+
+def origin_allowed(origin: str | None, extra: Iterable[str] = ()) -> bool:
+    """Whether a page of this `Origin` may use a keyless listener, by an Ollama's own defaults (`OLLAMA_ORIGINS`).
+
+    Browsers send simple POSTs to any address without asking first, so where no key is needed the origin has to be
+    looked at on the request itself. Programs send none. `extra` are the origins that the config allows, `*` for all.
+    """
+    if not origin:
+        return True
+    if origin.startswith(_APP_SCHEMES) or any(allowed in ("*", origin) for allowed in extra):
+        return True
+    try:
+        parts = urlsplit(origin)
+        return parts.scheme in ("http", "https") and parts.hostname in _LOCAL_ORIGINS
+    except ValueError:
+        return False

@@ -285,7 +285,7 @@ def test_bad_blobs_and_no_ollama(snapshot: Snapshot) -> None:
     assert door.failure(nothing.value).status == 501
 
 
-# --- DNS rebinding ---------------------------------------------------------------------------------------------------
+# --- browsers ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -310,3 +310,24 @@ def test_bad_blobs_and_no_ollama(snapshot: Snapshot) -> None:
 )
 def test_hosts(host: str, allowed: bool) -> None:
     assert door.host_allowed(host, "Box") is allowed
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        (None, True),
+        ("http://localhost:3000", True),
+        ("https://127.0.0.1", True),
+        ("http://[::1]:8080", True),
+        ("app://obsidian.md", True),
+        ("https://chat.example", True),
+        ("https://evil.example", False),
+        ("http://localhost.evil.example", False),
+        ("null", False),
+        ("http://[bad", False),
+        ("ftp://localhost", False),
+    ],
+)
+def test_origins(origin: str | None, allowed: bool) -> None:
+    assert door.origin_allowed(origin, ["https://chat.example"]) is allowed
+    assert door.origin_allowed(origin, ["*"])
