@@ -69,8 +69,9 @@ def _read_openai(body: bytes, stream: bool) -> Told:
     if not stream:
         choice = json.loads(body)["choices"][0]
         return Told(choice["message"]["content"], choice["finish_reason"] == "stop")
-    text, finished, done, error = "", False, False, None
-    events = []
+    text, finished, done = "", False, False
+    error: str | None = None
+    events: list[Any] = []
     for block in body.decode().split("\n\n"):
         if not block or block.startswith(":"):
             continue
@@ -94,7 +95,8 @@ def _read_ollama(body: bytes, stream: bool) -> Told:
     if not stream:
         found = json.loads(body)
         return Told(found["message"]["content"], found["done"])
-    text, done, error = "", False, None
+    text, done = "", False
+    error: str | None = None
     events = [json.loads(line) for line in body.splitlines() if line.strip()]
     for event in events:
         assert not done, "a line after done"
@@ -102,7 +104,7 @@ def _read_ollama(body: bytes, stream: bool) -> Told:
             error = str(event["error"])
             continue
         text += event.get("message", {}).get("content") or ""
-        done = done or event["done"]
+        done |= bool(event["done"])
     return Told(text, done and error is None, error, events)
 
 
@@ -131,8 +133,8 @@ class Client:
         key: str | None = None,
     ) -> Reply:
         """One request and its whole answer. `key` "" sends none."""
+        began = time.monotonic()
         with self.open(method, path, body, headers, key=key) as answer:
-            began = time.monotonic()
             data = answer.read()
             found = {name.lower(): value for name, value in answer.getheaders()}
             return Reply(answer.status, found, data, time.monotonic() - began)

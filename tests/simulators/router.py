@@ -18,6 +18,8 @@ from tests.simulators.dialects import SECRET
 from tests.simulators.server import free_port
 
 ROOT = Path(__file__).parents[2]
+KEY_VARIABLE = "SIMULATED_KEY"
+"""The environment variable in which every router finds the simulated provider's key."""
 READY_SECONDS = 20.0
 PATIENT: Mapping[str, float] = {"connect": 1.0, "first_content": 5.0, "idle": 5.0, "total": 20.0}
 """Deadlines (seconds) of providers whose answers are awaited, also on a busy machine."""
@@ -39,7 +41,7 @@ class RouterProcess:
         self.err: list[str] = []
         """Lines of standard error: messages and the request log."""
         self.code: int | None = None
-        self._env = {**_clean_environment(), **(env or {})}
+        self._env = {**_clean_environment(), KEY_VARIABLE: SECRET, **(env or {})}
         self._news = threading.Condition()
         self.write_config(config)
 
@@ -69,7 +71,12 @@ class RouterProcess:
         ]
         for reader in self._readers:
             reader.start()
-        self.wait_line("Try it:", self.out, READY_SECONDS)
+        try:
+            self.wait_line("Try it:", self.out, READY_SECONDS)
+        except AssertionError:
+            self.process.kill()
+            self.wait(5)
+            raise
         text = "\n".join(self.out)
         if found := re.search(r"^  key +(sk-\S+)", text, re.MULTILINE):
             self.key = found[1]
@@ -187,7 +194,8 @@ def providers(cloud_url: str, local_url: str, **more: Any) -> dict[str, Any]:
     """
 
     def cloud(url: str, timeouts: Mapping[str, float]) -> dict[str, Any]:
-        return {"vendor": "openai-compatible", "base_url": f"{url}/v1", "api_key": SECRET, "timeouts": dict(timeouts)}
+        key = f"${{{KEY_VARIABLE}}}"
+        return {"vendor": "openai-compatible", "base_url": f"{url}/v1", "api_key": key, "timeouts": dict(timeouts)}
 
     return {
         "providers": {

@@ -16,6 +16,8 @@ from tests.simulators.server import Exchange, Script, Simulator
 ANSWER = "Good day from the simulator, 你好."
 """What `answer` says."""
 PIECES = ("Good day ", "from the ", "simulator, ", "你好.")
+PAUSE = 0.1
+"""Seconds between the first content and the fault that follows it."""
 PART = "Only the beginning"
 """What comes before the fault, in scripts that fail after content."""
 
@@ -91,10 +93,12 @@ async def role_then_garbage(x: Exchange) -> None:
 
 
 async def _begin(x: Exchange) -> None:
-    """A stream's head and its first content."""
+    """A stream's head and its first content, and time to have it delivered: a fault in the same read of the router
+    still counts as one before the content."""
     await x.open_stream()
     await x.chunk(x.dialect.opening(x.request))
     await x.chunk(x.dialect.content(x.request, PART))
+    await asyncio.sleep(PAUSE)
 
 
 async def content_then_garbage(x: Exchange) -> None:
@@ -111,8 +115,6 @@ async def content_then_error(x: Exchange) -> None:
 
 async def content_then_reset(x: Exchange) -> None:
     await _begin(x)
-    # A reset may overtake what was sent: the content has to be there first.
-    await asyncio.sleep(0.1)
     x.peer.reset()
 
 
@@ -132,6 +134,7 @@ async def content_then_close(x: Exchange) -> None:
     """As before, in a body that the closing of the connection ends."""
     await x.head(200, {"content-type": x.dialect.stream_type, "connection": "close"})
     await x.send(x.dialect.opening(x.request) + x.dialect.content(x.request, PART))
+    await asyncio.sleep(PAUSE)
     x.peer.close()
 
 
@@ -204,6 +207,14 @@ async def whole_for_stream(x: Exchange) -> None:
 async def huge_line(x: Exchange) -> None:
     """10 MB without a line end."""
     await x.open_stream()
+    await x.chunk(x.dialect.content(x.request, "").rstrip()[:-40])
+    for _ in range(160):
+        await x.chunk(b"x" * 65536)
+    await x.peer.until_gone(2)
+
+
+async def content_then_huge_line(x: Exchange) -> None:
+    await _begin(x)
     await x.chunk(x.dialect.content(x.request, "").rstrip()[:-40])
     for _ in range(160):
         await x.chunk(b"x" * 65536)
@@ -312,6 +323,7 @@ SCRIPTS: Final[Mapping[str, Script]] = {
     "content-then-close": content_then_close,
     "content-then-silence": content_then_silence,
     "content-then-comments": content_then_comments,
+    "content-then-huge-line": content_then_huge_line,
     "comments": comments,
     "slow": slow,
     "endless-slow": endless_slow,

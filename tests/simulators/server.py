@@ -52,6 +52,11 @@ class Peer(asyncio.Protocol):
         self._task = asyncio.get_running_loop().create_task(self.simulator.converse(self))
 
     def data_received(self, data: bytes) -> None:
+        if not self.received and data[0] == 0x16 and self.transport is not None:
+            # A TLS greeting on a plain port: as web servers answer it.
+            self.transport.write(head(400, {"content-length": "0", "connection": "close"}))
+            self.close()
+            return
         self.received += len(data)
         self._buffer += data
         self._news.set()

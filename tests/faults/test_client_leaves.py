@@ -1,0 +1,110 @@
+"""A client that leaves: the provider's connection is closed within 500 ms, whatever the call was doing."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.simulators.client import CLIENTS, OPENAI, Client, ClientDialect
+from tests.simulators.router import RouterProcess
+from tests.simulators.scripts import PART
+from tests.simulators.server import Simulator
+
+GRACE = 0.5
+"""Seconds in which the provider must see that nobody listens any more."""
+Fresh = Callable[[str], str]
+
+
+def post(client: Client, dialect: ClientDialect, model: str, *, stream: bool) -> socket.socket:
+    """A call that has been sent and not been answered yet."""
+    body = json.dumps(dialect.body(model, stream=stream)).encode()
+    link = socket.create_connection(("127.0.0.1", client.port), timeout=5)
+    link.sendall(client.post_bytes(dialect.path, body))
+    return link
+
+
+def assert_cancelled(router: RouterProcess, cloud: Simulator, model: str, left_at: float) -> None:
+    (request,) = cloud.asked(model)
+    assert request.left_within(5), "the provider's connection stayed open"
+    assert request.peer.closed_at is not None
+    assert request.peer.closed_at - left_at < GRACE
+    log = router.log_of(f"cloud/{model}")
+    assert (log["status"], log["outcome"], log["fallback"]) == (499, "aborted", None)
+    assert [attempt["outcome"] for attempt in log["attempts"]] in (["aborted"], ["ok"])
+    assert len(cloud.asked(model)) == 1
+
+
+@pytest.mark.parametrize("dialect", CLIENTS, ids=lambda dialect: dialect.name)
+def test_in_mid_stream(
+    router: RouterProcess, client: Client, cloud: Simulator, dialect: ClientDialect, fresh: Fresh
+) -> None:
+    model = fresh("endless-slow")
+    with post(client, dialect, f"cloud/{model}", stream=True) as link:
+        seen = b""
+        while PART.encode() not in seen:
+            seen += link.recv(65536)
+    assert_cancelled(router, cloud, model, time.monotonic())
+
+
+@pytest.mark.parametrize("dialect", CLIENTS, ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize(
+    ("script", "stream"),
+    [("silent", True), ("headers-then-silence", True), ("comments", True), ("silent", False)],
+    ids=["before the head", "before content", "during comments", "whole"],
+)
+def test_before_the_answer(
+    router: RouterProcess,
+    client: Client,
+    cloud: Simulator,
+    dialect: ClientDialect,
+    script: str,
+    stream: bool,
+    fresh: Fresh,
+) -> None:
+    model = fresh(script)
+    with post(client, dialect, f"cloud/{model}", stream=stream):
+        cloud.wait_for(model)
+    assert_cancelled(router, cloud, model, time.monotonic())
+
+
+def test_by_a_reset(router: RouterProcess, client: Client, cloud: Simulator, fresh: Fresh) -> None:
+    model = fresh("endless-slow")
+    link = post(client, OPENAI, f"cloud/{model}", stream=True)
+    cloud.wait_for(model)
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    link.close()
+    assert_cancelled(router, cloud, model, time.monotonic())
+
+
+def test_two_hundred_at_once(router: RouterProcess, client: Client, cloud: Simulator, fresh: Fresh) -> None:
+    """Nothing is left of them: no socket, no call in flight, and the next call works."""
+    models = [fresh("endless-slow") for _ in range(200)]
+    links = [post(client, OPENAI, f"cloud/{model}", stream=True) for model in models]
+    for model in models:
+        cloud.wait_for(model)
+    for link in links:
+        link.close()
+    for model in models:
+        assert cloud.asked(model)[0].left_within(5)
+    assert client.ask(OPENAI, "cloud/answer", stream=True).status == 200
+    metrics = client.request("GET", "/metrics").body.decode()
+    in_flight = [line for line in metrics.splitlines() if "in_flight" in line and not line.startswith("#")]
+    assert [line.rsplit(" ", 1)[1] for line in in_flight] == ["0.0"], in_flight
+
+
+def test_keep_alive_after_a_stream(client: Client, fresh: Fresh) -> None:
+    """A client that reads to the end uses its connection again."""
+    body = json.dumps(OPENAI.body(f"cloud/{fresh('answer')}", stream=True)).encode()
+    with socket.create_connection(("127.0.0.1", client.port), timeout=5) as link:
+        for _ in range(3):
+            link.sendall(client.post_bytes(OPENAI.path, body))
+            seen = b""
+            while not seen.endswith(b"0\r\n\r\n"):
+                part = link.recv(65536)
+                assert part, seen
+                seen += part
+            assert b"[DONE]" in seen
