@@ -91,6 +91,7 @@ def _facts(given: Mapping[str, Any], details: object) -> Capabilities:
     if isinstance(words, list):
         known = {ours: word in words for word, ours in _WORDS.items()}
         known["text"] = known["schema"] = known["chat"]
+        known["embeddings"] = known["embeddings"] or None  # /api/embed takes models that are made for chat, too
     context = details.get("context_length") if isinstance(details, dict) else None
     info = given.get("model_info")
     if isinstance(info, dict):

@@ -369,7 +369,7 @@ def test_the_model_list() -> None:
     assert (old.name, old.details, old.capabilities.tools, old.capabilities.context) == ("a:latest", entry, None, None)
     able = new.capabilities
     assert (new.name, able.chat, able.tools, able.reasoning, able.vision) == ("b", True, True, True, False)
-    assert (able.embeddings, able.context, able.image_urls) == (False, 8192, False)
+    assert (able.embeddings, able.context, able.image_urls) == (None, 8192, False)
     assert VENDOR.read_models(b'{"models":null}') == []
 
 
