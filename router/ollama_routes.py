@@ -10,6 +10,7 @@ from providers.errors import NotAllowed, TooLarge, UpstreamError
 from providers.jsontext import read_object
 from providers.vendor import UpstreamRequest
 from router import ollama_door as door
+from router.browsers import host_allowed
 from router.http import ClientGone, Receive, Scope, Send, header, read_body, reply
 from router.routing import Provider, Rights, visible
 from router.transport import Response, Route
@@ -36,7 +37,7 @@ class OllamaRoutes:
         """Whether a page of another site tries to reach a keyless listener through a browser (DNS rebinding)."""
         if self._runtime.anonymous(scope) is None:
             return False
-        return not door.host_allowed(header(scope["headers"], b"host") or "", self._own_name)
+        return not host_allowed(header(scope["headers"], b"host") or "", self._own_name)
 
     async def handle(self, path: str, scope: Scope, receive: Receive, send: Send, rights: Rights | None) -> None:
         """Answer a path of this door. `rights` are the caller's; None only for public operations."""
