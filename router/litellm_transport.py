@@ -49,6 +49,7 @@ SETTINGS: Final[Mapping[str, Any]] = {
     "disable_streaming_logging": True,
     "disable_token_counter": True,
     "disable_hf_tokenizer_download": True,
+    "REPEATED_STREAMING_CHUNK_LIMIT": 10**9,  # it would end an answer that says one thing a hundred times
     "cache": None,
     "num_retries": 0,
     "num_retries_per_request": 0,

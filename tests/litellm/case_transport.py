@@ -35,7 +35,7 @@ from providers.litellm import make_vendor
 from providers.vendor import UpstreamRequest, Vendor
 from providers.wire import Stamp
 from router.litellm_transport import LitellmTransport
-from router.transport import Route
+from router.transport import HIGH_WATER, Route
 from tests.litellm.upstream import Asked, Caller, Upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -288,9 +288,9 @@ async def test_back_pressure(transport: LitellmTransport) -> None:
         nonlocal written
         await caller.stream()
         await caller.send(START + event("content_block_start", index=0, content_block={"type": "text", "text": ""}))
-        piece = event("content_block_delta", index=0, delta={"type": "text_delta", "text": "x" * 20000})
-        while written < 400:
-            await caller.send(piece)
+        while written < 600:
+            delta = {"type": "text_delta", "text": f"{written} " + "x" * 20000}
+            await caller.send(event("content_block_delta", index=0, delta=delta))
             written += 1
 
     async with Upstream(script) as upstream:
@@ -298,8 +298,8 @@ async def test_back_pressure(transport: LitellmTransport) -> None:
         before = -1
         while before != written:
             before = written
-            await asyncio.sleep(0.3)
-        assert written < 400
+            await asyncio.sleep(1)
+        assert len(await response.read()) < HIGH_WATER + 50_000
         response.abort()
         await asyncio.wait_for(upstream.left.wait(), 5)
 

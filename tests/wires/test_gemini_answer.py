@@ -40,7 +40,7 @@ STREAM = [
         responseId="q1",
     ),
     chunk(
-        {"text": "9.9 is \u2028„größer“"},
+        {"text": '9.9 is \u2028„größer“ {"[\\'},
         {"functionCall": {"name": "f", "args": {"a": "ü", "b": [1, 2.5]}}, "thoughtSignature": "U0lH"},
     ),
     chunk({"functionCall": {"name": "f"}}),
@@ -53,7 +53,7 @@ EVENTS: list[Event] = [
     Started("gemini-2.5-flash", "q1"),
     ReasoningDelta("Compare."),
     UsageSeen(Usage(input=9, output=21, reasoning=21)),
-    TextDelta("9.9 is \u2028„größer“"),
+    TextDelta('9.9 is \u2028„größer“ {"[\\'),
     ToolStart(0, "call_req0123456789abcdef_0", "f", "U0lH"),
     ToolArguments(0, '{"a":"ü","b":[1,2.5]}'),
     ToolStart(1, "call_req0123456789abcdef_1", "f"),
