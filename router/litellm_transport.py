@@ -17,7 +17,6 @@ import gc
 import importlib.util
 import logging
 import os
-import re
 import threading
 import warnings
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
@@ -32,6 +31,7 @@ from providers.errors import Broken, SwitchyardError, Unreachable, UnsupportedFe
 from providers.framing import DONE, sse
 from providers.scrub import clean
 from providers.vendor import UpstreamRequest
+from router.litellm_errors import answer_of, is_refused_connection, unwrap
 from router.transport import HIGH_WATER, Response, Route
 
 INSTALL: Final = "litellm is not installed: pip install 'litellm==1.106.2'"
@@ -74,25 +74,6 @@ ESSENTIAL: Final = frozenset({"tools", "response_format", "logprobs", "n"})
 
 TOTAL_SECONDS: Final = 3600.0
 """The library wants a timeout of its own; the router's deadlines end a call long before."""
-
-STATUSES: Final[Mapping[str, tuple[int, str | None]]] = {
-    # the library's exception: HTTP status and OpenAI's code
-    "ContextWindowExceededError": (400, "context_length_exceeded"),
-    "ContentPolicyViolationError": (400, "content_filter"),
-    "PaymentRequiredError": (402, "insufficient_quota"),
-    "AuthenticationError": (401, "invalid_api_key"),
-    "PermissionDeniedError": (403, None),
-    "NotFoundError": (404, "model_not_found"),
-    "LiteLLMUnknownProvider": (404, "model_not_found"),
-    "RateLimitError": (429, "rate_limit_exceeded"),
-    "Timeout": (504, None),
-    "ServiceUnavailableError": (503, None),
-    "BadGatewayError": (502, None),
-    "APIConnectionError": (502, None),
-    "InternalServerError": (500, None),
-    "UnprocessableEntityError": (422, None),
-    "BadRequestError": (400, None),
-}
 
 
 def missing() -> str | None:
@@ -385,11 +366,11 @@ async def _serve(library: ModuleType, exchange: _Exchange, route: Route, request
     except SwitchyardError as error:
         exchange.end(error)
     except Exception as raised:  # noqa: BLE001  # the library lets through whatever its hundred adapters throw
-        cause = _unwrap(raised)
-        if not begun and _refused(cause):
+        cause = unwrap(raised)
+        if not begun and is_refused_connection(cause):
             exchange.end(Unreachable("the provider cannot be reached"))
             return
-        status, body, headers = _answer(cause, secrets)
+        status, body, headers = answer_of(cause, secrets)
         if begun:
             await exchange.send(sse(body))
         else:
@@ -460,75 +441,3 @@ def _dump(answer: Any) -> dict[str, Any]:  # one of litellm's pydantic models
     if isinstance(usage, dict) and not usage.get("prompt_tokens") and not usage.get("completion_tokens"):
         del value["usage"]  # not known: its counter of tokens is off
     return value
-
-
-def _unwrap(error: BaseException) -> BaseException:
-    """The error inside the library's `MidStreamFallbackError`."""
-    inner = getattr(error, "original_exception", None)
-    return inner if isinstance(inner, BaseException) else error
-
-
-def _refused(error: BaseException) -> bool:
-    """Whether the connection itself failed: nothing was sent."""
-    seen: set[int] = set()
-    step: BaseException | None = error
-    while step is not None and id(step) not in seen:
-        if isinstance(step, (ConnectionRefusedError, OSError)) and not isinstance(step, TimeoutError):
-            return not isinstance(step, (ConnectionResetError, BrokenPipeError))
-        seen.add(id(step))
-        step = step.__cause__ or step.__context__
-    return False
-
-
-def _answer(error: BaseException, secrets: list[str]) -> tuple[int, bytes, dict[str, str]]:
-    """Status, OpenAI-shaped body and headers of a failure, without secrets."""
-    found = next((STATUSES[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in STATUSES), None)
-    status, code = found or (_status(error), None)
-    text = str(getattr(error, "message", None) or error)
-    for secret in secrets:
-        text = text.replace(secret, "[redacted]")
-    message, kind = _said(text, status)
-    given = getattr(error, "litellm_response_headers", None) or {}
-    headers = {str(name).lower(): str(given[name]) for name in given if str(name).lower() in _RETRY_HEADERS}
-    body = {"message": clean(message), "type": kind, "code": code, "status": status}
-    return status, orjson.dumps({"error": {key: value for key, value in body.items() if value is not None}}), headers
-
-
-_RETRY_HEADERS: Final = frozenset({"retry-after", "retry-after-ms"})
-
-
-def _status(error: BaseException) -> int:
-    status = getattr(error, "status_code", None)
-    return status if isinstance(status, int) and 400 <= status <= 599 else 502
-
-
-def _said(text: str, status: int) -> tuple[str, str | None]:
-    """The provider's own message and type, which the library wraps: `litellm.X: YException - {json}`.
-
-    A failure without such words is the library's own: half of the answer, a traceback, paths of this machine. Only what
-    says why a request was refused (4xx) is of use to a caller.
-    """
-    start = text.find("{")
-    if start >= 0:
-        try:
-            value = orjson.loads(text[start : text.rfind("}") + 1])
-        except orjson.JSONDecodeError:
-            value = None
-        inner = value.get("error", value) if isinstance(value, dict) else None
-        if isinstance(inner, dict) and isinstance(inner.get("message"), str):
-            kind = inner.get("type")
-            return inner["message"], kind if isinstance(kind, str) else None
-    plain = _WRAPPING.sub("", text).partition("\n")[0].partition("Traceback (most recent")[0].strip()
-    if (
-        plain
-        and len(plain) <= 300
-        and (status < 500 or _PROVIDER_SAID.match(text))
-        and "Original Response" not in plain
-    ):
-        return plain, None
-    return f"the provider failed or gave no usable answer ({status})", None
-
-
-_WRAPPING: Final = re.compile(r"^(?:litellm\.\w+: )?(?:\w+(?:Exception|Error)(?: - |: ))*")
-_PROVIDER_SAID: Final = re.compile(r"^(?:litellm\.\w+: )?\w+Error - ")
-"""How errors inside a stream begin."""
