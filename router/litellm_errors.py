@@ -1,4 +1,4 @@
-"""The litellm library's exceptions as HTTP answers in OpenAI's shape, without secrets, tracebacks and paths of this host.
+"""The litellm library's exceptions as HTTP answers in OpenAI's shape, without secrets, tracebacks and local paths.
 
 Knows them by name and attribute, so that the library need not be imported here.
 """
