@@ -53,7 +53,7 @@ def read_object(body: bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as bad:
-        if "recursion" in bad.msg.lower():
+        if "recursion" in bad.msg.lower() or "depth" in bad.msg.lower():
             raise InvalidRequest(f"the body nests deeper than {MAX_DEPTH} levels") from None
         raise InvalidRequest(f"the body is not valid JSON: {bad.msg} (line {bad.lineno}, column {bad.colno})") from None
     if not isinstance(value, dict):

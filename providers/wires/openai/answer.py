@@ -45,7 +45,7 @@ class ThinkSplitter:
     __slots__ = ("_held", "_state")
 
     def __init__(self, prefilled: bool) -> None:
-        self._state = "inside" if prefilled else "start"
+        self._state = "opened" if prefilled else "start"
         self._held = ""
 
     def feed(self, text: str) -> list[tuple[bool, str]]:
@@ -57,13 +57,16 @@ class ThinkSplitter:
         if self._state == "start":
             bare = text.lstrip()
             if bare.startswith("<think>"):
-                self._state, text = "inside", bare[7:].lstrip("\n")
+                self._state, text = "opened", bare[7:]
             elif "<think>".startswith(bare):
                 self._held = text
                 return found
             else:
                 self._state = "after"
                 return [(False, text)]
+        if self._state == "opened":
+            text = text.lstrip("\n")
+            self._state = "inside" if text else "opened"
         if self._state == "inside":
             thought, tag, text = text.partition("</think>")
             if not tag:
@@ -76,7 +79,7 @@ class ThinkSplitter:
                 return found
             self._state = "closed"
         text = text.lstrip("\n")
-        if text:
+        if text and self._state == "closed":
             self._state = "after"
             found.append((False, text))
         return found

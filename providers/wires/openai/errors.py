@@ -213,6 +213,10 @@ def _flat(facts: _Facts, source: Mapping[str, Any]) -> None:
         facts.code = _word(inner.get("code"))
 
 
+def _list(value: Any) -> list[Any]:
+    return value if type(value) is list else []
+
+
 def _facts(body: Any) -> _Facts:
     facts = _Facts()
     if type(body) is list and body:
@@ -237,13 +241,11 @@ def _facts(body: Any) -> _Facts:
         facts.message = detail
     elif type(detail) is list:
         facts.message = "; ".join(
-            f"{'.'.join(str(step) for step in item.get('loc', ()))}: {item.get('msg', '')}"
-            if type(item) is dict
-            else str(item)
+            f"{'.'.join(map(str, _list(item.get('loc'))))}: {item.get('msg', '')}" if type(item) is dict else str(item)
             for item in detail[:5]
         )
     else:
-        for choice in body.get("choices") or ():
+        for choice in _list(body.get("choices")):
             if type(choice) is dict and type(choice.get("error")) is dict:
                 _flat(facts, choice["error"])
                 break
