@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import count
 from typing import Any
@@ -16,7 +16,7 @@ from tests.simulators.router import RouterProcess
 from tests.simulators.server import Simulator
 
 Serve = Callable[..., RouterProcess]
-"""serve(config, env=None): a running router; it is stopped when the scope of the fixture ends."""
+"""serve(config, env=None, arguments=()): a running router; it is stopped when the scope of the fixture ends."""
 
 
 @pytest.fixture(scope="session")
@@ -38,8 +38,10 @@ def local() -> Iterator[Simulator]:
 def _serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     with ExitStack() as running:
 
-        def serve(config: Mapping[str, Any], env: Mapping[str, str] | None = None) -> RouterProcess:
-            return running.enter_context(RouterProcess(tmp_path_factory.mktemp("router"), config, env))
+        def serve(
+            config: Mapping[str, Any], env: Mapping[str, str] | None = None, arguments: Sequence[str] = ()
+        ) -> RouterProcess:
+            return running.enter_context(RouterProcess(tmp_path_factory.mktemp("router"), config, env, arguments))
 
         yield serve
 

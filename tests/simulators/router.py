@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,13 @@ HASTY: Mapping[str, float] = {"connect": 1.0, "first_content": 0.1, "idle": 0.2,
 class RouterProcess:
     """`switchyard serve`, from start to SIGTERM. `config` is what the YAML file says, without `data_dir`."""
 
-    def __init__(self, directory: Path, config: Mapping[str, Any], env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: Mapping[str, Any],
+        env: Mapping[str, str] | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
         self.directory = directory
         self.port = free_port()
         self.config_path = directory / "switchyard.yaml"
@@ -42,6 +48,7 @@ class RouterProcess:
         """Lines of standard error: messages and the request log."""
         self.code: int | None = None
         self._env = {**_clean_environment(), KEY_VARIABLE: SECRET, **(env or {})}
+        self._arguments = tuple(arguments)
         self._news = threading.Condition()
         self.write_config(config)
 
@@ -57,7 +64,7 @@ class RouterProcess:
 
     def start(self) -> RouterProcess:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "router.cli.main", "serve", "--config", str(self.config_path)],
+            [sys.executable, "-m", "router.cli.main", "serve", "--config", str(self.config_path), *self._arguments],
             cwd=ROOT,
             env=self._env,
             stdin=subprocess.DEVNULL,
