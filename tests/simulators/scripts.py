@@ -34,10 +34,11 @@ async def answer(x: Exchange) -> None:
     if not x.stream:
         await x.answer(200, x.dialect.whole(x.request, ANSWER))
         return
-    await _say(x, PIECES)
+    await say(x, PIECES)
 
 
-async def _say(x: Exchange, pieces: tuple[str, ...], pause: float = 0.0) -> None:
+async def say(x: Exchange, pieces: tuple[str, ...], pause: float = 0.0) -> None:
+    """A healthy stream; `pause` is seconds before each piece."""
     await x.open_stream()
     if x.dialect.opening(x.request):
         await x.chunk(x.dialect.opening(x.request))
@@ -160,7 +161,7 @@ async def content_then_comments(x: Exchange) -> None:
 
 async def slow(x: Exchange) -> None:
     """A healthy stream at a token each tenth of a second."""
-    await _say(x, PIECES * 2, pause=0.1)
+    await say(x, PIECES * 2, pause=0.1)
 
 
 async def endless_slow(x: Exchange) -> None:
