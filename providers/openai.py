@@ -69,7 +69,6 @@ _REASONING: Final = Quirks(
     functions=True,
     reasoning_echo="drop",
     max_tokens="max_completion_tokens",
-    efforts={"max": "high"},
     # Reasoning models refuse any but the default; other wires' clients send these without a wish behind them.
     drop_translated=frozenset(
         {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"}

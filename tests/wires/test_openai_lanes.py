@@ -234,3 +234,11 @@ def test_think_tags(text: str, prefilled: bool, thought: str, said: str) -> None
         pieces += splitter.close()
         assert "".join(piece for inside, piece in pieces if inside) == thought
         assert "".join(piece for inside, piece in pieces if not inside) == said
+
+
+def test_a_writer_finishes_a_choice_once() -> None:
+    for op, body in (("chat", STREAMED.raw), ("completions", {"model": "m", "prompt": "a", "stream": True})):
+        writer = WIRE.writer(WIRE.read_call(op, body), STAMP)
+        writer.write(TextDelta("a"))
+        assert writer.write(Finished("stop"))
+        assert writer.write(Finished("length")) == b""
