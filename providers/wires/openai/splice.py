@@ -16,71 +16,44 @@ import orjson
 
 from providers.call import Call
 from providers.errors import Broken, UpstreamError
-from providers.events import FinishReason
 from providers.framing import DONE, MAX_EVENT, SSEReader, line_safe
 from providers.lanes import kind_of, observe
 from providers.wire import Frame, FrameKind, Meter, Stamp
-from providers.wires.openai.answer import AnswerReader, broken_off, finish_of, read_whole, whole_body
+from providers.wires.openai.answer import AnswerReader, broken_off, read_whole
 from providers.wires.openai.errors import failed, stream_failure
+from providers.wires.openai.mend import Mender, SplicedChoice
 from providers.wires.openai.tables import FAILED_FINISH
-from providers.wires.openai.tools import ToolCalls, arguments_text, call_prefix
+from providers.wires.openai.tools import arguments_text
 from providers.wires.openai.traits import PLAIN, Traits
-from providers.wires.openai.usage import find_usage, read_usage, tidy_usage
-from providers.wires.openai.vectors import to_base64, to_floats
+from providers.wires.openai.usage import tidy_usage
+from providers.wires.openai.whole import WholeAnswer
 from providers.wires.openai.writer import ChatWriter, TextWriter, answer_id
 
 
-class _Choice:
-    __slots__ = ("content", "finished", "legacy", "role", "tools")
-
-    def __init__(self, prefix: str) -> None:
-        self.tools = ToolCalls(prefix)
-        self.role = False
-        self.content = False
-        self.finished = False
-        self.legacy = False
-        """The model answers with `function_call`, the form before tools."""
-
-
-class SpliceLane:
+class SpliceLane(Mender):
     __slots__ = (
-        "_call",
-        "_choices",
         "_ended",
-        "_first",
         "_fresh",
         "_head",
         "_id",
         "_size",
         "_sse",
-        "_stamp",
-        "_text",
-        "_traits",
-        "_usage",
         "_usage_sent",
         "_whole",
         "done",
-        "meter",
     )
 
     def __init__(self, call: Call, stamp: Stamp, traits: Traits = PLAIN) -> None:
-        self._call = call
-        self._stamp = stamp
-        self._traits = traits
+        super().__init__(call, stamp, traits, Meter())
         self._sse = SSEReader()
-        self._text = call.kind == "text"
         self._id: str | None = None
         self._head: dict[str, Any] = {}
         """id, created and model of the first chunk: every other carries the same."""
-        self._choices: dict[int, _Choice] = {}
-        self._first: _Choice | None = None
-        self._usage: dict[str, Any] | None = None
         self._usage_sent = False
         self._ended = False
         self._fresh = True
         self._whole: list[bytes] | None = None
         self._size = 0
-        self.meter = Meter()
         self.done = False
 
     # --- stream ---------------------------------------------------------------------------------------------------
@@ -207,6 +180,7 @@ class SpliceLane:
         for position, choice in enumerate(choices):
             if type(choice) is not dict:
                 raise Broken("the provider sent a choice that is no object")
+            changed = changed or type(choice.get("index")) is not int
             seen = self._seen(choice, position)
             if seen.finished:
                 changed = True
@@ -254,21 +228,9 @@ class SpliceLane:
                 changed = True
         return changed
 
-    def _seen(self, choice: dict[str, Any], position: int) -> _Choice:
-        index = choice.get("index")
-        if type(index) is not int or index < 0:
-            index = choice["index"] = position
-            choice.setdefault("delta", None)  # a mended index shows as a changed choice below
-        seen = self._choices.get(index)
-        if seen is None:
-            if len(self._choices) >= 128:
-                raise Broken("the provider sent more choices than any call can ask for")
-            seen = self._choices[index] = _Choice(call_prefix(self._stamp.request_id, index))
-            if index == 0:
-                self._first = seen
-        return seen
-
-    def _choice(self, choice: dict[str, Any], seen: _Choice, late: list[dict[str, Any]]) -> tuple[FrameKind, bool]:
+    def _choice(
+        self, choice: dict[str, Any], seen: SplicedChoice, late: list[dict[str, Any]]
+    ) -> tuple[FrameKind, bool]:
         """What one choice of a chunk is, and whether it had to be mended."""
         if type(choice.get("error")) is dict and choice["error"]:
             raise stream_failure({"error": choice["error"]}, self._traits.vendor)
@@ -302,23 +264,7 @@ class SpliceLane:
             )
         return ("content" if found else "terminal"), changed
 
-    def _finish(self, native: str, seen: _Choice) -> str:
-        seen.finished = True
-        reason: FinishReason = finish_of(native, bool(seen.tools))
-        self.meter.finish = self.meter.finish or reason
-        if self._text and reason == "tool_calls":
-            return "stop"
-        return "function_call" if seen.legacy and reason == "tool_calls" else reason
-
-    def _spoken(self, text: Any, seen: _Choice) -> bool:
-        if type(text) is not str or not text:
-            return False
-        seen.content = True
-        self.meter.chars += len(text)
-        self.meter.frames += 1
-        return True
-
-    def _delta(self, delta: dict[str, Any], seen: _Choice) -> tuple[bool, bool]:
+    def _delta(self, delta: dict[str, Any], seen: SplicedChoice) -> tuple[bool, bool]:
         """Whether the delta was mended, and whether it holds content."""
         changed = False
         if seen.role:
@@ -355,24 +301,7 @@ class SpliceLane:
             seen.content = found = True
         return changed, found
 
-    @staticmethod
-    def _parts(parts: list[Any], delta: dict[str, Any]) -> str:
-        said: list[str] = []
-        thought: list[str] = []
-        for part in parts:
-            if type(part) is dict and type(part.get("text")) is str:
-                said.append(part["text"])
-            elif type(part) is dict:
-                inner = part.get("thinking")
-                thought.extend(
-                    item.get("text") or "" for item in (inner if type(inner) is list else ()) if type(item) is dict
-                )
-        delta["content"] = "".join(said)
-        if thought:
-            delta["reasoning_content"] = "".join(thought)
-        return "".join(said) or "".join(thought)
-
-    def _tools(self, calls: Any, delta: dict[str, Any], seen: _Choice) -> tuple[bool, bool]:
+    def _tools(self, calls: Any, delta: dict[str, Any], seen: SplicedChoice) -> tuple[bool, bool]:
         if type(calls) is not list:
             raise Broken("the provider sent tool calls that are no list")
         tidy: list[dict[str, Any]] = []
@@ -404,13 +333,6 @@ class SpliceLane:
         return True, bool(tidy)
 
     # --- usage and ends -------------------------------------------------------------------------------------------
-
-    def _count(self, body: dict[str, Any], choices: Any) -> None:
-        raw = find_usage(body, choices)
-        usage = read_usage(raw) if raw is not None else None
-        if raw is not None and usage is not None:
-            self.meter.usage = usage
-            self._usage = raw
 
     def _without_choices(self, chunk: dict[str, Any], frames: list[Frame]) -> None:
         """Usage chunks wait for the end; a moderation verdict goes on; Azure's empty first chunk is dropped."""
@@ -450,148 +372,8 @@ class SpliceLane:
             frames.append(Frame("usage", tail))
         frames.append(Frame("terminal", DONE))
 
-    # --- whole ----------------------------------------------------------------------------------------------------
-
     def whole(self, body: bytes) -> bytes:
-        if self._call.kind == "embed":
-            return self._vectors(body)
-        parsed = whole_body(body, self._traits, "choices")
-        choices = parsed["choices"]
-        if type(choices) is not list:
-            raise Broken("the provider's answer has no choices")
-        self._count(parsed, choices)
-        model = parsed.get("model")
-        if type(model) is str and model:
-            self.meter.model = model
-        changed = False
-        for position, choice in enumerate(choices):
-            if type(choice) is not dict:
-                raise Broken("the provider sent a choice that is no object")
-            if type(choice.get("index")) is not int:
-                choice["index"], changed = position, True
-            changed = self._whole_choice(choice) or changed
-        if not parsed.get("id"):
-            parsed["id"], changed = answer_id(self._stamp, "cmpl-" if self._text else "chatcmpl-"), True
-        kind = "text_completion" if self._text else "chat.completion"
-        if parsed.get("object") != kind:
-            parsed["object"], changed = kind, True
-        if not parsed.get("created"):
-            parsed["created"], changed = int(self._stamp.created), True
-        if not parsed.get("model"):
-            parsed["model"], changed = self._stamp.answered_by, True
-        usage = self.meter.usage
-        if usage is not None and self._usage is not None:
-            tidy = tidy_usage(self._usage, usage)
-            if parsed.get("usage") != tidy:
-                parsed["usage"], changed = tidy, True
-        elif parsed.get("usage") is not None and usage is None:
-            del parsed["usage"]
-            changed = True
-        return orjson.dumps(parsed) if changed else body.strip()
-
-    def _whole_choice(self, choice: dict[str, Any]) -> bool:
-        if type(choice.get("error")) is dict and choice["error"]:
-            raise stream_failure({"error": choice["error"]}, self._traits.vendor)
-        seen = self._seen(choice, choice["index"])
-        changed = choice.pop("usage", None) is not None
-        if self._text:
-            self._spoken(choice.get("text"), seen)
-            if type(choice.get("text")) is not str:
-                raise Broken("the provider's answer has a choice without text")
-        else:
-            message = choice.get("message")
-            if type(message) is not dict:
-                raise Broken("the provider's answer has a choice without a message")
-            changed = self._whole_message(message, seen) or changed
-        native = choice.get("finish_reason")
-        if type(native) is str and native in FAILED_FINISH:
-            raise broken_off(native)
-        word = self._finish(native if type(native) is str and native else "stop", seen)
-        if word != native:
-            choice["finish_reason"], changed = word, True
-        return changed
-
-    def _whole_message(self, message: dict[str, Any], seen: _Choice) -> bool:
-        changed = False
-        if message.get("role") != "assistant":
-            message["role"], changed = "assistant", True
-        if "content" not in message:
-            message["content"], changed = None, True
-        calls = message.get("tool_calls")
-        if calls is not None and not calls:
-            del message["tool_calls"]
-            changed = True
-        elif calls:
-            if type(calls) is not list:
-                raise Broken("the provider sent tool calls that are no list")
-            tidy = [self._whole_call(entry, seen) for entry in calls]
-            kept = [entry for entry in tidy if entry is not None]
-            if kept != calls:
-                message["tool_calls"], changed = kept, True
-        legacy = message.get("function_call")
-        if type(legacy) is dict and legacy:
-            seen.legacy = True
-        thought = message.get("reasoning_content")
-        if not thought and type(message.get("reasoning")) is str and message["reasoning"]:
-            thought = message["reasoning_content"] = message["reasoning"]
-            changed = True
-        self._spoken(thought, seen)
-        text = message.get("content")
-        if type(text) is list:
-            text, changed = self._parts(text, message), True
-        self._spoken(text, seen)
-        self._spoken(message.get("refusal"), seen)
-        return changed
-
-    def _whole_call(self, entry: Any, seen: _Choice) -> dict[str, Any] | None:
-        if type(entry) is dict and entry.get("type") == "custom":
-            seen.tools.read({**entry, "index": None})
-            return entry
-        piece = seen.tools.read({**entry, "index": None} if type(entry) is dict else entry)
-        if piece is None or piece.id is None:
-            return None
-        self.meter.chars += len(piece.arguments)
-        self.meter.frames += 1
-        function = {"name": piece.name, "arguments": piece.arguments or "{}"}
-        tidy: dict[str, Any] = {"id": piece.id, "type": piece.kind, "function": function}
-        if "extra_content" in entry:
-            tidy["extra_content"] = entry["extra_content"]
-        return tidy
-
-    def _vectors(self, body: bytes) -> bytes:
-        parsed = whole_body(body, self._traits, "data")
-        data = parsed["data"]
-        changed = False
-        if type(data) is dict:  # Ark's multimodal endpoint: one object
-            data = parsed["data"] = [data]
-            changed = True
-        if type(data) is not list:
-            raise Broken("the provider's vectors cannot be understood")
-        wanted = self._call.encoding
-        for position, item in enumerate(data):
-            values = item.get("embedding") if type(item) is dict else None
-            if not values or type(values) not in (list, str):
-                raise Broken("the provider's vectors cannot be understood")
-            if "index" not in item:
-                item["index"], changed = position, True
-            if item.get("object") != "embedding":
-                item["object"], changed = "embedding", True
-            if (type(values) is str) != (wanted == "base64"):
-                try:
-                    item["embedding"] = to_base64(values) if wanted == "base64" else to_floats(values)
-                except (ValueError, TypeError):
-                    raise Broken("the provider's vectors cannot be understood") from None
-                changed = True
-        self.meter.frames += len(data)
-        model = parsed.get("model")
-        if type(model) is str and model:
-            self.meter.model = model
-        else:
-            parsed["model"], changed = self._stamp.answered_by, True
-        if parsed.get("object") != "list":
-            parsed["object"], changed = "list", True
-        self._count(parsed, None)
-        return orjson.dumps(parsed) if changed else body.strip()
+        return WholeAnswer(self._call, self._stamp, self._traits, self.meter).read(body)
 
 
 def _chunk_bytes(chunk: dict[str, Any]) -> bytes:
