@@ -271,6 +271,11 @@ class _Exchange:
 
     # httptools callbacks
 
+    def on_message_begin(self) -> None:
+        if self._complete:
+            # A second answer to one request: never taken for the next one's. What came before it stands.
+            raise Broken("the provider sent more than one answer")
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > MAX_HEADER_BYTES:
