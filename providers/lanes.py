@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from providers.call import Call
-from providers.errors import Broken
+from providers.errors import Broken, UpstreamError
 from providers.events import (
     CONTENT,
     Event,
@@ -106,5 +106,12 @@ class TranslateLane:
                 frames.append(Frame("error", b"", event.error))
                 break
             observe(self.meter, event)
-            frames.append(Frame(kind_of(event), self._writer.write(event)))
+            try:
+                data = self._writer.write(event)
+            except UpstreamError as error:
+                # What the provider said cannot be said in the client's dialect.
+                self._closed = self.done = True
+                frames.append(Frame("error", b"", error))
+                break
+            frames.append(Frame(kind_of(event), data))
         return frames

@@ -100,7 +100,10 @@ class EventWriter(Protocol):
     """Events to the client's stream bytes."""
 
     def write(self, event: Event) -> bytes:
-        """The bytes of one event, b"" for what the wire does not say or holds back. `Failed` is not given here."""
+        """The bytes of one event, b"" for what the wire does not say or holds back. `Failed` is not given here.
+
+        Raises UpstreamError for what this wire cannot carry (tool arguments that are no object, towards Ollama).
+        """
         ...
 
     def close(self) -> bytes:
@@ -112,8 +115,6 @@ class ProviderWire(Protocol):
     """The half of a wire that talks to providers: enough for a vendor."""
 
     name: str
-    stream_type: str
-    """Content type of a streamed answer: `text/event-stream; charset=utf-8`, `application/x-ndjson`."""
     stream_type: str
     """Content type of a streamed answer: `text/event-stream; charset=utf-8`, `application/x-ndjson`."""
 

@@ -92,8 +92,6 @@ class App:
             _require(method, "POST")
         elif not ollama_door.is_ours(path):
             raise NotFound(self._no_such_path(path))
-        elif self._door.refuses_host(scope):
-            await reply(send, 403, b"", b"text/plain")
         else:
             known = ollama_door.find(method, path)
             public = isinstance(known, ollama_door.Answer) or known.op in ollama_door.PUBLIC

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from providers.errors import SwitchyardError
-from providers.vendor import ModelFacts
+from providers.vendor import ModelFacts, UpstreamRequest
 from router.engine import Transport
 from router.routing import Provider
 from router.transport import Route
@@ -23,6 +24,19 @@ ANSWER_SECONDS = 5.0
 MISSES = 3
 MAX_LIST = 8 * 1024 * 1024
 """Bytes of a model list."""
+
+MOST_SHOWN = 32
+"""Models whose details are asked for at one look."""
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """A vendor that tells details of one model at a time."""
+
+    def show_request(self, model: str, api_key: str | None) -> UpstreamRequest: ...
+
+    def read_show(self, facts: ModelFacts, body: bytes) -> ModelFacts: ...
+
 
 _log = logging.getLogger("switchyard.discovery")
 
@@ -82,18 +96,10 @@ class Discovery:
         request = provider.vendor.models_request(provider.api_key)
         if request is None:
             return
-        route = Route(provider.base_url, provider.timeouts.connect, provider.proxy, provider.ca_bundle)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                response = await self._transports[provider.vendor.transport].open(route, request)
-                try:
-                    body = await response.read_all(MAX_LIST)
-                    if response.status != 200:
-                        raise provider.vendor.classify(response.status, response.headers, body)
-                    response.finish()
-                finally:
-                    response.abort()
-            self.lists[provider.name] = provider.vendor.read_models(body)
+                body = await self._fetch(provider, request)
+                self.lists[provider.name] = await self._complete(provider, provider.vendor.read_models(body))
         except (SwitchyardError, TimeoutError) as error:
             why = error.message if isinstance(error, SwitchyardError) else "it did not answer in time"
             if self.problems.get(provider.name) != why:
@@ -105,3 +111,38 @@ class Discovery:
         else:
             self.problems.pop(provider.name, None)
             self._misses.pop(provider.name, None)
+
+    async def _complete(self, provider: Provider, facts: Sequence[ModelFacts]) -> Sequence[ModelFacts]:
+        """The list with the capabilities of models of which it does not tell them: older Ollamas say them one by
+        one."""
+        vendor = provider.vendor
+        if not isinstance(vendor, Shows):
+            return facts
+        known = {fact.name: fact for fact in self.lists.get(provider.name, ())}
+        found = []
+        asked = 0
+        for fact in facts:
+            before = known.get(fact.name)
+            if fact.capabilities.chat is None and before is not None and before.capabilities.chat is not None:
+                fact = before
+            elif fact.capabilities.chat is None and asked < MOST_SHOWN:
+                asked += 1
+                try:
+                    request = vendor.show_request(fact.name, provider.api_key)
+                    fact = vendor.read_show(fact, await self._fetch(provider, request))
+                except SwitchyardError as error:
+                    _log.debug("no details of %s from %s: %s", fact.name, provider.name, error.message)
+            found.append(fact)
+        return found
+
+    async def _fetch(self, provider: Provider, request: UpstreamRequest) -> bytes:
+        route = Route(provider.base_url, provider.timeouts.connect, provider.proxy, provider.ca_bundle)
+        response = await self._transports[provider.vendor.transport].open(route, request)
+        try:
+            body = await response.read_all(MAX_LIST)
+            if response.status != 200:
+                raise provider.vendor.classify(response.status, response.headers, body)
+            response.finish()
+        finally:
+            response.abort()
+        return body

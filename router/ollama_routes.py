@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,7 @@ from providers.errors import NotAllowed, TooLarge, UpstreamError
 from providers.jsontext import read_object
 from providers.vendor import UpstreamRequest
 from router import ollama_door as door
-from router.browsers import host_allowed
-from router.http import ClientGone, Receive, Scope, Send, header, read_body, reply
+from router.http import ClientGone, Receive, Scope, Send, read_body, reply
 from router.routing import Provider, Rights, visible
 from router.transport import Response, Route
 
@@ -29,15 +27,8 @@ class OllamaRoutes:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._own_name = socket.gethostname()
 
     paths = tuple(door.ROUTES)
-
-    def refuses_host(self, scope: Scope) -> bool:
-        """Whether a page of another site tries to reach a keyless listener through a browser (DNS rebinding)."""
-        if self._runtime.anonymous(scope) is None:
-            return False
-        return not host_allowed(header(scope["headers"], b"host") or "", self._own_name)
 
     async def handle(self, path: str, scope: Scope, receive: Receive, send: Send, rights: Rights | None) -> None:
         """Answer a path of this door. `rights` are the caller's; None only for public operations."""

@@ -7,27 +7,32 @@ import asyncio
 import logging
 import os
 import random
+import socket
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from providers.call import Call
-from providers.errors import StoreUnavailable, SwitchyardError
+from providers.errors import NotAllowed, StoreUnavailable, SwitchyardError
+from providers.scrub import clean
 from providers.vendor import ModelFacts
 from providers.wire import Stamp
 from providers.wires.ollama.loading import load_answer
+from router.browsers import host_allowed, origin_allowed
 from router.calls import Calls
 from router.config import Config, ConfigErrors, load_config
 from router.credentials import credential_of, key_id_of, missing
 from router.discovery import Discovery
 from router.engine import Engine, Transport
 from router.health import Health
-from router.http import Scope
+from router.http import Scope, header
 from router.keys import Bootstrap, Keys, open_keys
 from router.ledger import Hold, Ledger
 from router.litellm_transport import LitellmTransport
+from router.litellm_transport import missing as litellm_missing
 from router.local_model import LocalModel, ModelState
 from router.metrics import Metrics
 from router.provider import Running
@@ -77,6 +82,8 @@ class Runtime:
         self.snapshot: Snapshot
         self._discovered: Mapping[str, Sequence[ModelFacts]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._started = AsyncExitStack()
+        self._own_name = socket.gethostname()
         self.engine = Engine(
             self.transports, self.health, self.local_models, clock=self.clock, monotonic=self.monotonic
         )
@@ -101,23 +108,32 @@ class Runtime:
         later when a remote store is down now.
         """
         self.listeners = dict(listeners)
+        undo = self._started
         self.log.start()
+        undo.callback(self.log.stop)
         url = self.config.redis.url.get_secret_value()
         self.store = await open_store(url, self.data_dir, role="command" if worker else "serve")
+        undo.push_async_callback(self.store.close)
         if worker:
             self.store.watch()
         self.keys = await open_keys(self.store, self.data_dir)
         self.ledger = Ledger(self.store, self.keys)
+        undo.push_async_callback(self.ledger.close)
+        undo.push_async_callback(self.http.close)
+        undo.push_async_callback(self.litellm.close)
+        undo.push_async_callback(self._finish_tasks)
         self.snapshot = self._compile(self.config)
         for provider in self.snapshot.providers.values():
             if provider.vendor.name == "demo" and provider.off is None:
                 model = LocalModel(self.data_dir, on_state=on_model)
                 self.local_models[provider.name] = model
+                undo.push_async_callback(model.stop)
                 await model.start()
         self.snapshot = self._compile(self.config)
         if not worker and not await self._make(on_made):
             self.spawn(self._make_later(on_made))
         self.discovery.start()
+        undo.push_async_callback(self.discovery.stop)
 
     async def _make(self, on_made: Callable[[Bootstrap], None] | None) -> bool:
         """The first admin token and key, and the keys of keyless listeners. False when the store is down."""
@@ -136,19 +152,14 @@ class Runtime:
             await asyncio.sleep(1)
 
     async def stop(self) -> None:
-        """End everything, the store last."""
-        await self.discovery.stop()
-        for model in self.local_models.values():
-            await model.stop()
+        """End everything that was started, in reverse order: the store last."""
+        await self._started.aclose()
+
+    async def _finish_tasks(self) -> None:
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=2)
             for task in late:
                 task.cancel()
-        await self.litellm.close()
-        await self.http.close()
-        await self.ledger.close()
-        self.log.stop()
-        await self.store.close()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run in a task that the application owns: a client that leaves does not cancel it."""
@@ -186,6 +197,8 @@ class Runtime:
             )
             for name, model in self.local_models.items()
         }
+        if (reason := litellm_missing()) is not None:
+            running |= {name: Running(off=reason) for name, row in config.providers.items() if row.vendor == "litellm"}
         return compile_snapshot(config, discovered=self._discovered, own_listeners=own, running=running)
 
     def _learned(self, lists: Mapping[str, Sequence[ModelFacts]]) -> None:
@@ -225,17 +238,29 @@ class Runtime:
         `ollama`.
         """
         anonymous = self.anonymous(scope)
+        credential = None
         try:
             credential = credential_of(scope["headers"], scope["query_string"])
         except SwitchyardError:
             if anonymous is None:
                 raise
-            return None, anonymous
-        if anonymous is not None and (credential is None or key_id_of(credential) is None):
-            return None, anonymous
-        if credential is None:
+        if credential is not None and (anonymous is None or key_id_of(credential) is not None):
+            return credential, None
+        if anonymous is None:
             raise missing()
-        return credential, None
+        if self.refuses_page(scope):
+            raise NotAllowed("pages of other sites may not use a listener that asks for no key")
+        return None, anonymous
+
+    def refuses_page(self, scope: Scope) -> bool:
+        """Whether a page of another site sends this through somebody's browser. Where no key is asked for, what the
+        browser says of the page is all there is to tell it by (Host: DNS rebinding; Origin: a plain cross-site POST).
+        """
+        headers = scope["headers"]
+        return not (
+            host_allowed(header(headers, b"host") or "", self._own_name)
+            and origin_allowed(header(headers, b"origin"), self.config.server.cors_origins)
+        )
 
     def load_answer(self, call: Call, stamp: Stamp) -> bytes | None:
         return load_answer(call, stamp) if call.wire == "ollama" else None
@@ -274,6 +299,7 @@ class Runtime:
                     for attempt in trace.attempts
                 ],
                 "error": trace.error.message if trace.error is not None else None,
+                "detail": clean(" ".join(getattr(trace.error, "__notes__", ()))) or None,
                 "ms": round((now - trace.started) * 1000, 1),
                 "first_content_ms": _ms(trace.first_content, trace.started),
                 "overhead_ms": round(trace.overhead(now) * 1000, 2),

@@ -170,7 +170,10 @@ class Store:
     async def _watch(self) -> None:
         looked = -WATCH_PACE
         wait = 0.0
-        while not self._closed:  # asked for too: on Python 3.11 the client's wait_for may swallow the cancellation
+        me = asyncio.current_task()
+        assert me is not None
+        # Asked for too: on Python 3.11 the client's wait_for may swallow the cancellation.
+        while not self._closed and not me.cancelling():
             if self._embedded is not None and self._owned and self._embedded.exited():
                 self._lost("the embedded store ended and is being started again")
                 log.error("the embedded store ended unexpectedly; starting it again")

@@ -299,6 +299,10 @@ class _Exchange:
 
     def on_body(self, data: bytes) -> None:
         if self._over:
+            # Nobody wants it; a provider that talks on and on is not listened to until the timer rings.
+            self._size += len(data)
+            if self._size > HIGH_WATER:
+                self._end()
             return
         if self._inflate is not None:
             data = self._inflated(data)
@@ -406,6 +410,7 @@ class _Exchange:
             return
         self._over = True
         self._chunks.clear()
+        self._size = 0
         transport = self.connection.transport
         if self._paused and transport is not None and not transport.is_closing():
             transport.resume_reading()

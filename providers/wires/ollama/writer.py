@@ -105,7 +105,6 @@ class Writer:
         "_chat",
         "_clock",
         "_created",
-        "_dead",
         "_first",
         "_reason",
         "_second",
@@ -126,7 +125,6 @@ class Writer:
         self._first: float | None = None
         self._usage: Usage | None = None
         self._reason: FinishReason = "stop"
-        self._dead = False
 
     def write(self, event: Event) -> bytes:
         kind = type(event)
@@ -163,8 +161,6 @@ class Writer:
         return b""
 
     def close(self) -> bytes:
-        if self._dead:
-            return b""
         now = self._clock()
         first = self._created if self._first is None else self._first
         body = self._message() if self._chat else b'"response":""'
@@ -172,11 +168,7 @@ class Writer:
         return self._stem + self._now(now) + b'Z",' + body + b"," + last[1:] + b"\n"
 
     def _finish(self, reason: FinishReason) -> bytes:
-        try:
-            calls = self._tools.take(reason)
-        except Broken as bad:
-            self._dead = True
-            return line_safe(dumps({"error": bad.message})) + b"\n"
+        calls = self._tools.take(reason)
         if not calls:
             return b""
         shown = b'"tool_calls":' + line_safe(dumps(calls))
