@@ -72,7 +72,7 @@ class Metrics:
         answered = trace.answered
         provider = answered.provider.name if answered is not None else "none"
         dialect = trace.dialect
-        status = str(trace.status)
+        status = "499" if trace.client_gone else str(trace.status)
         self._requests.of(dialect, model, provider, status, trace.fallback or "none").inc()
         for attempt in trace.attempts:
             self._attempts.of(attempt.target.provider.name, attempt.outcome).inc()

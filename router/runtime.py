@@ -306,6 +306,7 @@ class Runtime:
                 "tokens_in": usage.input if usage is not None else None,
                 "tokens_out": usage.output if usage is not None else None,
                 "client": client[0] if client else None,
+                "tags": _tags(header(scope["headers"], b"x-switchyard-tags")),
             }
         )
 
@@ -347,6 +348,11 @@ class Runtime:
             lambda: 0.0 if self.config_problem else 1.0,
         )  # fmt: skip
         gauge("queued_calls", "Calls that wait for a place at a provider.", lambda: sum(self.engine.queued().values()))
+
+
+def _tags(text: str | None) -> str | None:
+    """The caller's own words for a call, for the log alone: printable, at most 200 characters."""
+    return "".join(char for char in text[:200] if char.isprintable()) if text else None
 
 
 def _ms(moment: float | None, since: float) -> float | None:
