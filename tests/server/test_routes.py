@@ -204,13 +204,14 @@ def door(module_serve: Callable[..., RouterProcess], cloud: Simulator, local: Si
     config = providers(cloud.url, local.url)
     port = free_port()
     listen = [{"host": "127.0.0.1", "port": free_port()}, {"host": "127.0.0.1", "port": port, "anonymous": "guest"}]
+    config["models"]["own"] = {"targets": ["local/llama3.2"]}
     module_serve({**config, "server": {"listen": listen}})
     return Client(port, "")
 
 
 def test_no_key_is_needed_for_local_models_only(door: Client) -> None:
-    assert door.ask(OLLAMA, "llama3.2", stream=False).status == 200
-    assert door.request("POST", OPENAI.path, OPENAI.body("llama3.2", stream=False), key="ollama").status == 200
+    assert door.ask(OLLAMA, "own", stream=False).status == 200
+    assert door.request("POST", OPENAI.path, OPENAI.body("own", stream=False), key="ollama").status == 200
     asked = door.ask(OLLAMA, "cloud/answer", stream=False)
     assert asked.headers["x-switchyard-provider"] == "local", "a cloud account answered somebody without a key"
     assert asked.headers["x-switchyard-fallback"]
