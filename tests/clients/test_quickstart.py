@@ -1,0 +1,71 @@
+"""The quick start after its set-up: `switchyard serve` with the default config, and the line it says to paste."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.simulators.client import OPENAI, Client
+from tests.simulators.router import ROOT, RouterProcess
+
+pytestmark = pytest.mark.slow
+COMMAND = Path(sys.executable).with_name("switchyard")
+
+
+def process(directory: Path, *before: str) -> RouterProcess:
+    """Not started yet: the command as installed, in a directory without a config, so with the default one. The port
+    is the only thing asked for: tests share the machine."""
+    router = RouterProcess(directory, {})
+    router.config_path.unlink()
+    router.cwd = directory
+    router.command = [*before, str(COMMAND), "serve", "--port", str(router.port)]
+    return router
+
+
+def test_quick_start(tmp_path: Path) -> None:
+    assert not (ROOT / "router" / "default").exists(), "a checkout has one default config"
+    router = process(tmp_path)
+    began = time.monotonic()
+    with router:
+        seconds = time.monotonic() - began
+        print(f"start to ready: {seconds:.2f} s")
+        assert seconds < 5  # 2 on an idle machine
+        text = "\n".join(router.out)
+        assert f"http://127.0.0.1:{router.port}/v1" in text
+        assert re.fullmatch(r"sk-\S{20,}", router.key)
+        assert router.admin_token
+        assert "off: openai (OPENAI_API_KEY is not set)" in text
+        assert (tmp_path / "data").is_dir()
+
+        line = router.wait_line("  curl ", router.out)
+        assert router.key in line
+        pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+        assert pasted.returncode == 0, pasted.stderr
+        answer = json.loads(pasted.stdout)
+        assert answer["choices"][0]["message"]["content"].strip()
+        assert answer["usage"]["completion_tokens"] > 3
+        logged = router.log_of(answer["model"])
+        assert logged["answered_by"] == "demo/gemma-3-270m"
+        assert not [word for word in router.err if router.key in word]
+        family = router.family()
+    assert router.code == 0
+    left = [pid for pid in family if Path(f"/proc/{pid}").exists()]
+    assert not left, "the store and the model end with the router"
+
+    again = process(tmp_path, sys.executable, "-X", "importtime")
+    with again:
+        assert again.key == ""
+        assert again.admin_token == ""
+        assert not [word for word in again.out if router.key in word]
+        told = Client(again.port, router.key, seconds=60).ask(OPENAI, "gemma-3-270m", stream=False, max_tokens=5)
+        assert told.status == 200, told
+        assert told.json["choices"][0]["message"]["content"]
+    imported = {line.rpartition("|")[2].strip() for line in again.err if line.startswith("import time:")}
+    assert "router.runtime" in imported
+    assert not [name for name in imported if name.partition(".")[0] == "litellm"]
