@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import signal
@@ -109,6 +110,7 @@ async def _run(
     try:
         await runtime.start(_listeners(config, sockets), on_model=say.model, on_made=say.made, worker=worker)
         server = Server(App(runtime), config.server.limits)
+        _settle_garbage()
         await server.serve_until(stop, sockets, say.ready)
         runtime.draining = True
         await _drain(runtime, hurry, config.server.limits.drain_seconds, say)
@@ -119,6 +121,13 @@ async def _run(
     finally:
         await runtime.stop()
     return 0
+
+
+def _settle_garbage() -> None:
+    """What was made so far stays: the collector need not look at it again, nor as often as for a short script."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 async def _supervise(
