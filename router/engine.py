@@ -369,10 +369,13 @@ class Engine:
                 data = await response.read()
                 frames = lane.feed(data) if data else lane.close()
                 if lane.done:
-                    response.finish()
                     frames = [*frames, *lane.close()]
                 ended = lane.done or not data
                 out, moved, failure = _gather(frames)
+                if failure is not None:
+                    response.abort()
+                elif ended:
+                    response.finish()
             except UpstreamError as cut:
                 # The connection broke. After the finish reason that costs the client nothing.
                 ended, moved = True, False

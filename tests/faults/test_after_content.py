@@ -40,7 +40,7 @@ def test_the_stream_ends_with_an_error(
 ) -> None:
     provider, outcome = FAULTS[script]
     model = fresh(script)
-    before = len(local.requests)
+    before = len(local.calls)
     reply = client.ask(dialect, f"{provider}/{model}", stream=True)
     assert reply.status == 200
     assert reply.headers["x-switchyard-provider"] == provider
@@ -53,13 +53,15 @@ def test_the_stream_ends_with_an_error(
     assert b'"done":true' not in reply.body
     assert SECRET not in reply.body.decode()
     assert len(cloud.asked(model)) == 1, "a second attempt"
-    assert len(local.requests) == before, "a fallback after content"
+    assert len(local.calls) == before, "a fallback after content"
+    if script not in ("content-then-error", "content-then-end"):
+        assert cloud.asked(model)[0].left_within(2)
+    if dialect.name == "ollama":
+        return  # the log is the same for all; waiting for it takes a while
     log = router.log_of(f"{provider}/{model}")
     assert (log["status"], log["outcome"], log["fallback"]) == (200, outcome, None)
     assert len(log["attempts"]) == 1
     assert SECRET not in json.dumps(log)
-    if script not in ("content-then-error", "content-then-end"):
-        assert cloud.asked(model)[0].left_within(2)
 
 
 @pytest.mark.parametrize("dialect", CLIENTS, ids=lambda dialect: dialect.name)

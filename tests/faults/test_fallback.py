@@ -135,7 +135,7 @@ def test_without_fallback_the_providers_error_is_told(
     stream: bool,
     fresh: Fresh,
 ) -> None:
-    before = len(local.requests)
+    before = len(local.calls)
     model = f"{fault.provider}/{fresh(script)}"
     reply = client.ask(dialect, model, stream=stream, headers={"x-switchyard-no-fallback": "1"})
     assert reply.status == fault.status, reply
@@ -143,14 +143,17 @@ def test_without_fallback_the_providers_error_is_told(
     assert message
     assert_clean(json.dumps(dict(reply.headers)) + reply.body.decode(), client)
     assert "x-switchyard-fallback" not in reply.headers
-    assert len(local.requests) == before, "another host was asked"
+    assert len(local.calls) == before, "another host was asked"
 
 
 def test_the_log_tells_of_each_attempt(
     router: RouterProcess, client: Client, dialect: ClientDialect, fresh: Fresh
 ) -> None:
+    slow = ("bomb", "endless-body", "endless-headers", "huge-headers", "huge-line")
     asked = {
-        script: f"{fault.provider}/{fresh(script)}" for script, fault in FAULTS.items() if fault.provider != "hasty"
+        script: f"{fault.provider}/{fresh(script)}"
+        for script, fault in FAULTS.items()
+        if fault.provider != "hasty" and script not in slow
     }
     for model in asked.values():
         client.ask(dialect, model, stream=False)

@@ -13,7 +13,7 @@ from tests.simulators.client import OPENAI, Client
 from tests.simulators.router import RouterProcess, providers
 from tests.simulators.server import Exchange, Simulator
 
-STALL = 1.5
+STALL = 1.0
 """`write_stall_seconds` of this router."""
 
 
@@ -73,7 +73,7 @@ def test_a_slow_reader_gets_everything(
 ) -> None:
     """Reading in fits and starts, each within the stall time, loses nothing."""
     model = fresh("long")
-    pieces = 600
+    pieces = 300
 
     async def long(x: Exchange) -> None:
         await x.open_stream()
@@ -87,7 +87,7 @@ def test_a_slow_reader_gets_everything(
     link = deaf(f"cloud/{model}")
     seen = b""
     for _ in range(4):
-        time.sleep(0.3)
+        time.sleep(0.2)
         seen += link.recv(65536)
     while not seen.endswith(b"0\r\n\r\n"):
         part = link.recv(1 << 20)

@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -210,16 +211,18 @@ def test_slow_requests(strict: RouterProcess) -> None:
     """A deadline for the whole header and for the whole body, not for each byte of them."""
     client = Client(strict.port, strict.key)
     start = client.post_bytes(OPENAI.path, BODY)
-    seconds, said = end_of(client, b"")
-    assert 0.8 < seconds < 4
-    assert said == b""
-    seconds, said = end_of(client, start[:20], drip=start[20:])
-    assert 0.8 < seconds < 4
-    assert replies(said)[0].status == 408
-    assert replies(said)[0].json["error"]["code"] == "request_timeout"
-    seconds, said = end_of(client, start[:-40], drip=start[-40:])
-    assert 0.8 < seconds < 4
-    assert said == b"" or replies(said)[0].status == 408
+    with ThreadPoolExecutor(3) as pool:
+        nothing, half_head, half_body = pool.map(
+            lambda parts: end_of(client, parts[0], drip=parts[1]),
+            [(b"", b""), (start[:20], start[20:]), (start[:-40], start[-40:])],
+        )
+    for seconds, _ in (nothing, half_head, half_body):
+        assert 0.8 < seconds < 4
+    assert nothing[1] == b""
+    (told,) = replies(half_head[1])
+    assert told.status == 408
+    assert told.json["error"]["code"] == "request_timeout"
+    assert half_body[1] == b"" or replies(half_body[1])[0].status == 408
     assert_fine(client)
 
 
@@ -238,7 +241,7 @@ def test_a_hundred_silent_connections_disturb_nobody(strict: RouterProcess) -> N
 def test_an_idle_connection_between_requests_is_kept(strict: RouterProcess) -> None:
     """The deadline for headers starts with a request, not with the end of the one before it."""
     with socket.create_connection(("127.0.0.1", strict.port), timeout=5) as link:
-        for pause in (2.5, 0):
+        for pause in (2.1, 0):
             link.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             assert link.recv(65536).startswith(b"HTTP/1.1 200")
             time.sleep(pause)
@@ -251,11 +254,11 @@ def test_a_call_may_take_longer_than_the_deadlines_for_receiving(
 
     reply = client.ask(OPENAI, f"cloud/{fresh('slower')}", stream=True)
     assert OPENAI.read(reply, stream=True).complete
-    assert reply.seconds > 2
+    assert reply.seconds > 1
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _slower(cloud: Simulator) -> None:
     from tests.simulators.scripts import PIECES, say
 
-    cloud.scripts["slower"] = lambda x: say(x, PIECES, pause=0.7)
+    cloud.scripts["slower"] = lambda x: say(x, PIECES, pause=0.35)

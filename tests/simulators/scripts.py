@@ -16,7 +16,7 @@ from tests.simulators.server import Exchange, Script, Simulator
 ANSWER = "Good day from the simulator, 你好."
 """What `answer` says."""
 PIECES = ("Good day ", "from the ", "simulator, ", "你好.")
-PAUSE = 0.1
+PAUSE = 0.05
 """Seconds between the first content and the fault that follows it."""
 PART = "Only the beginning"
 """What comes before the fault, in scripts that fail after content."""

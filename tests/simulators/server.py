@@ -254,6 +254,11 @@ class Simulator:
             loop.call_soon_threadsafe(loop.stop)
             self._thread.join(5)
 
+    @property
+    def calls(self) -> list[Request]:
+        """The requests for an answer: without model lists and details, which routers ask for by themselves."""
+        return [request for request in self.requests if request.method == "POST" and request.path != "/api/show"]
+
     def drop_connections(self) -> None:
         """Close every connection that is open."""
         assert self._loop is not None
