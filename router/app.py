@@ -10,14 +10,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from providers.errors import MethodNotAllowed, ModelNotFound, NotFound, SwitchyardError, Unauthorized
+from providers.errors import MethodNotAllowed, NotFound, SwitchyardError, Unauthorized
 from providers.wire import Wire
 from providers.wires.ollama import WIRE as OLLAMA
 from providers.wires.openai import WIRE as OPENAI
 from router import ollama_door
 from router.http import Receive, Scope, Send, header, reply, reply_error, reply_json
 from router.ledger import Hold
-from router.lists import model_entry, model_list
+from router.lists import find_entry, model_entry, model_list
 from router.ollama_routes import OllamaRoutes
 from router.routing import visible
 from router.runtime import Runtime
@@ -101,9 +101,8 @@ class App:
     async def _one_model(self, name: str, scope: Scope, send: Send) -> None:
         hold = await self._holder(scope)
         snapshot = self._runtime.snapshot
-        entry = snapshot.entry(name)
-        if entry is None or entry not in visible(snapshot, hold.key.rights):
-            raise ModelNotFound(name[:200], snapshot.near(name))
+        rights = hold.key.rights
+        entry = find_entry(snapshot, visible(snapshot, rights), name, rights)
         await reply_json(send, 200, model_entry(entry))
 
     async def _holder(self, scope: Scope) -> Hold:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from router.routing import Entry
+from providers.errors import ModelNotFound
+from router.routing import Entry, Rights, Snapshot
+from router.snapshot import base_name
 
 CREATED = 1_700_000_000
 """Clients want a time for each model; the config has none. A constant keeps lists comparable."""
@@ -57,3 +59,39 @@ def model_list(entries: Sequence[Entry]) -> Mapping[str, Any]:
             for item in data
         ],
     }
+
+
+def find_entry(snapshot: Snapshot, entries: Iterable[Entry], asked: str, rights: Rights) -> Entry:
+    """One model by name. `entries` are those that the caller's key may see (`routing.visible`).
+
+    A name that no list shows is found too when a call to it would be answered: one that only a pattern or
+    `provider/model` resolves, or one whose fallback answers while its own targets are off; then it is described by who
+    answers. Raises ModelNotFound with near names that the key may see.
+    """
+    entries = tuple(entries)
+    wanted = base_name(asked)
+    for entry in entries:
+        if base_name(entry.id) == wanted:
+            return entry
+    if snapshot.allows(rights.models, rights.deny, asked):
+        try:
+            route = snapshot.route(asked)
+        except ModelNotFound:
+            route = None
+        listed = snapshot.entry(asked) is not None  # but not shown: off, or not for this key
+        tiers = (*route.tiers, route.fallback if rights.allow_fallback else ()) if route is not None else ()
+        for candidate in (candidate for tier in tiers for candidate in tier):
+            target = candidate.attempt.target
+            if (rights.local_only and not target.provider.local) or (listed and candidate.off is not None):
+                continue
+            return Entry(
+                id=asked,
+                providers=(target.provider.name,),
+                capabilities=snapshot.capabilities(target),
+                local=target.provider.local,
+                on=candidate.off is None,
+                kind="discovered",
+                facts=snapshot.facts(target.provider.name, target.model),
+            )
+    seen = {entry.id for entry in entries}
+    raise ModelNotFound(asked[:200], [name for name in snapshot.near(asked) if name in seen])

@@ -25,6 +25,7 @@ from providers.framing import line_safe
 from providers.vendor import Capabilities, ModelFacts, UpstreamRequest
 from providers.wires.ollama import WIRE
 from providers.wires.ollama.fields import go_type
+from router.lists import find_entry
 from router.provider import Provider
 from router.routing import Rights
 from router.snapshot import Entry, Snapshot, base_name
@@ -216,7 +217,7 @@ def show(snapshot: Snapshot, entries: Iterable[Entry], body: Mapping[str, Any], 
     its way.
     """
     asked = _name(body)
-    entry = _entry(snapshot, entries, asked, rights)
+    entry = find_entry(snapshot, entries, asked, rights)
     known = _known(entry.facts)
     details = _details(entry, known)
     info = dict(known["model_info"]) if isinstance(known.get("model_info"), dict) else {}
@@ -313,34 +314,6 @@ def read_ps(body: bytes) -> tuple[Loaded, ...]:
         size, vram, context = (count if isinstance(count, int) else 0 for count in counts)
         found.append(Loaded(name, size, vram, until or None, context))
     return tuple(found)
-
-
-def _entry(snapshot: Snapshot, entries: Iterable[Entry], asked: str, rights: Rights) -> Entry:
-    wanted = base_name(asked)
-    for entry in entries:
-        if base_name(entry.id) == wanted:
-            return entry
-    try:
-        route = snapshot.route(asked)
-    except ModelNotFound:
-        raise ModelNotFound(asked) from None
-    if snapshot.entry(asked) is not None or not snapshot.allows(rights.models, rights.deny, asked):
-        raise ModelNotFound(asked)  # it is there, but not for this key
-    for tier in route.tiers:
-        for candidate in tier:
-            target = candidate.attempt.target
-            if rights.local_only and not target.provider.local:
-                continue
-            return Entry(
-                id=asked,
-                providers=(target.provider.name,),
-                capabilities=snapshot.capabilities(target),
-                local=target.provider.local,
-                on=candidate.off is None,
-                kind="discovered",
-                facts=snapshot.facts(target.provider.name, target.model),
-            )
-    raise ModelNotFound(asked)
 
 
 def _digest(entry: Entry) -> str:
@@ -467,7 +440,7 @@ def local_ollama(snapshot: Snapshot) -> Provider | None:
 def _served(snapshot: Snapshot, entries: Iterable[Entry], asked: str, rights: Rights) -> Entry | None:
     """The entry of a name that is served already. A pattern alone does not make a local model installed."""
     try:
-        found = _entry(snapshot, entries, asked, rights)
+        found = find_entry(snapshot, entries, asked, rights)
     except ModelNotFound:
         return None
     return None if found.local and snapshot.entry(asked) is None else found

@@ -283,9 +283,12 @@ def models(desk: Desk) -> None:
         assert listed["chat"].object == "model"
         assert client.models.retrieve("chat").id == "chat"
         assert client.models.retrieve("llama3.2:latest").id == "llama3.2:latest"
-        assert client.models.retrieve(REAL).id == REAL
+        for name in (REAL, "deepseek-r1:1.5b", "gemini/gemini-2.5-pro"):  # in no list, but answered
+            assert name not in listed
+            assert client.models.retrieve(name).id == name
         unknown = refused(openai.NotFoundError, lambda: client.models.retrieve("chart"))
         assert unknown.code == "model_not_found"
+        assert "chat" in unknown.message
 
 
 def other_roots(desk: Desk) -> None:
