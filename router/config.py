@@ -212,9 +212,7 @@ class Log(Settings):
     """Logging."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe line that is written."""
-    format: Literal["auto", "json", "text"] = "auto"
-    """`json`: one object a line; `text`: for people; `auto`: text on a terminal, else json."""
+    """Least severe message that is written. Lines about requests have no level: `serve --no-log` leaves them out."""
 
 
 class Server(Settings):

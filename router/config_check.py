@@ -453,10 +453,21 @@ _SECRET_LENGTH: Final = 12
 """Shorter keys are the placeholders that local servers ask for (`none`, `EMPTY`, `ollama`)."""
 
 
+_NOT_FOR_LITELLM: Final = ("proxy", "ca_bundle")
+"""Settings of our own HTTP client, which litellm's providers are not reached by."""
+
+
 def _warn(raw: dict[str, Any], document: Document, report: Report) -> None:
     for name, row in _rows(raw, "providers"):
         path: KeyPath = ("providers", name)
         _warn_literal((*path, "api_key"), document, report)
+        for setting in _NOT_FOR_LITELLM if row.get("vendor") == "litellm" else ():
+            if row.get(setting):
+                report(
+                    (*path, setting),
+                    f"{dotted((*path, setting))} has no effect with vendor litellm: its library reads HTTPS_PROXY and"
+                    " SSL_CERT_FILE of the environment",
+                )
         for header in row["headers"] if isinstance(row.get("headers"), dict) else ():
             if str(header).lower() in _SECRET_HEADERS:
                 _warn_literal((*path, "headers", header), document, report)

@@ -88,7 +88,12 @@ class Runtime:
             self.transports, self.health, self.local_models, clock=self.clock, monotonic=self.monotonic
         )
         self.calls = Calls(self)
-        self.discovery = Discovery(self.transports, lambda: tuple(self.snapshot.providers.values()), self._learned)
+        self.discovery = Discovery(
+            self.transports,
+            lambda: tuple(self.snapshot.providers.values()),
+            self._learned,
+            self.health.recovered,
+        )
         self._gauges()
 
     # --- life
@@ -116,7 +121,9 @@ class Runtime:
         undo.push_async_callback(self.store.close)
         if worker:
             self.store.watch()
-        self.keys = await open_keys(self.store, self.data_dir)
+        token = self.config.server.admin_token  # the file's, else SWITCHYARD_ADMIN_TOKEN: the config has read both
+        environ = {**os.environ, "SWITCHYARD_ADMIN_TOKEN": token.get_secret_value() if token else ""}
+        self.keys = await open_keys(self.store, self.data_dir, environ)
         self.ledger = Ledger(self.store, self.keys)
         undo.push_async_callback(self.ledger.close)
         undo.push_async_callback(self.http.close)

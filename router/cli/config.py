@@ -11,7 +11,13 @@ from router.cli.common import ConfigOption, JsonOption, print_json, read_config
 if TYPE_CHECKING:
     from router.config import Config
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Show the config in force, or its JSON Schema.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Show the config in force, or its JSON Schema.",
+)
 
 MASK = "**********"
 _SECRET_WORDS = ("key", "secret", "token", "password", "credential")

@@ -20,7 +20,7 @@ from router.cli.common import ConfigOption, JsonOption, fail, print_json, print_
 if TYPE_CHECKING:
     from router.keys import Change, Keys
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="API keys.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="The team's API keys.")
 
 UrlOption = Annotated[
     str | None, typer.Option("--url", metavar="URL", help="A remote router, such as http://gpu:8080.")

@@ -9,7 +9,13 @@ import typer
 
 from router.cli.common import ConfigOption, JsonOption, fail, print_json, print_table, read_config, snapshot_of
 
-app = typer.Typer(invoke_without_command=True, add_completion=False, help="List the providers, or try one.")
+app = typer.Typer(
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="List the providers and why one is off, or try one.",
+)
 
 
 @app.callback()

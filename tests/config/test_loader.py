@@ -336,6 +336,7 @@ providers:
   a: {vendor: kimi, api_key: sk-0123456789abcdef}
   b: {vendor: kimi, api_key: "${KEY:-}", headers: {Authorization: Bearer 0123456789}}
   c: {vendor: openai-compatible, base_url: "http://127.0.0.1:1/v1", api_key: none, local: true}
+  d: {vendor: litellm, litellm_provider: bedrock, proxy: "http://127.0.0.1:3128", ca_bundle: "${EMPTY:-}"}
 fallback: [c/x, a/y]
 """,
     )
@@ -344,7 +345,9 @@ fallback: [c/x, a/y]
         "3: redis.url holds a password in plain text: write ${NAME} or file:/path instead",
         "5: providers.a.api_key holds a secret in plain text: write ${NAME} or file:/path instead",
         "6: providers.b.headers.Authorization holds a secret in plain text: write ${NAME} or file:/path instead",
-        '8: fallback[1]: the chain ends at "a/y", which is not local',
+        "8: providers.d.proxy has no effect with vendor litellm: its library reads HTTPS_PROXY and SSL_CERT_FILE of the"
+        " environment",
+        '9: fallback[1]: the chain ends at "a/y", which is not local',
     ]
 
 
