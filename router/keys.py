@@ -227,8 +227,8 @@ class Keys:
     ) -> None:
         if admin_token is not None and len(admin_token) < SHORTEST_TOKEN:
             raise StoreError(
-                f"the admin token (server.admin_token, SWITCHYARD_ADMIN_TOKEN) is too short: give it {SHORTEST_TOKEN} or more random characters"
-                " (openssl rand -hex 24), or leave it unset and one is made"
+                f"the admin token (server.admin_token, SWITCHYARD_ADMIN_TOKEN) is too short: give it {SHORTEST_TOKEN}"
+                " or more random characters (openssl rand -hex 24), or leave it unset and one is made"
             )
         self._store = store
         self._redis = store.redis
