@@ -15,11 +15,12 @@ from providers.errors import InternalError, InvalidRequest, Overloaded, Switchya
 from providers.jsontext import read_object
 from providers.wire import Stamp, Wire
 from router import routing
-from router.engine import Job, Watch
+from router.engine import Job
 from router.http import ClientGone, Headers, Receive, Scope, Send, header, read_body, reply, reply_error
 from router.ledger import Hold
 from router.routing import Plan, Rights
 from router.trace import Trace
+from router.watch import Watch
 
 if TYPE_CHECKING:
     from router.runtime import Runtime

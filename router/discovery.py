@@ -42,17 +42,20 @@ _log = logging.getLogger("switchyard.discovery")
 
 
 class Discovery:
-    """`changed` is called with all lists when one of them has become another."""
+    """`changed` is called with all lists when one of them has become another, `recovered` with the name of a provider
+    that answers again."""
 
     def __init__(
         self,
         transports: Mapping[str, Transport],
         providers: Callable[[], Sequence[Provider]],
         changed: Callable[[Mapping[str, Sequence[ModelFacts]]], None],
+        recovered: Callable[[str], None],
     ) -> None:
         self._transports = transports
         self._providers = providers
         self._changed = changed
+        self._recovered = recovered
         self.lists: dict[str, Sequence[ModelFacts]] = {}
         self.problems: dict[str, str] = {}
         """Why a provider's list could not be had the last time."""
@@ -109,7 +112,8 @@ class Discovery:
             if self._misses[provider.name] >= MISSES:
                 self.lists.pop(provider.name, None)
         else:
-            self.problems.pop(provider.name, None)
+            if self.problems.pop(provider.name, None) is not None:
+                self._recovered(provider.name)
             self._misses.pop(provider.name, None)
 
     async def _complete(self, provider: Provider, facts: Sequence[ModelFacts]) -> Sequence[ModelFacts]:

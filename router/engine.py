@@ -12,27 +12,26 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from providers.call import Call
 from providers.errors import (
     Broken,
-    Busy,
     InvalidRequest,
     NoTarget,
     SwitchyardError,
-    TimedOut,
     UnsupportedFeature,
     UpstreamError,
 )
 from providers.vendor import UpstreamRequest
 from providers.wire import Frame, Lane, Stamp, Wire
 from router.health import Health
+from router.places import Places
 from router.routing import Attempt, Plan, Provider, Target
 from router.trace import AttemptRecord, Trace
 from router.transport import Response, Route
+from router.watch import ClientStalled, Watch
 
 WHOLE_FACTOR = 6
 """An answer that is not streamed gives no sign of life until it is complete, so it gets this many times
@@ -69,120 +68,6 @@ class Responder(Protocol):
     async def send(self, data: bytes, *, more: bool) -> None:
         """Returns when the client has taken enough to take more."""
         ...
-
-
-class Watch:
-    """All deadlines of one call behind one timer. When one passes, the call's task is cancelled and `fired` says why.
-
-    The timer is not moved with each chunk: it looks at `seen` when it rings and sleeps on. `stall` is how long one
-    `send` may take (seconds).
-    """
-
-    __slots__ = ("_loop", "_phase", "_seconds", "_task", "_timer", "_total", "fired", "seen", "sending", "stall")
-
-    def __init__(self, task: asyncio.Task[None], stall: float) -> None:
-        self._task = task
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._phase = ""
-        self._seconds = 0.0
-        self._total: float | None = None
-        self.stall = stall
-        self.seen = 0.0
-        """When the phase began, or content was last seen."""
-        self.sending: float | None = None
-        """Since when a send has been waiting for the client; deadlines of the provider rest meanwhile."""
-        self.fired: SwitchyardError | None = None
-
-    def limit(self, seconds: float) -> None:
-        """The whole call ends after `seconds` from now, whatever it does."""
-        total = self._loop.time() + seconds
-        self._total = total if self._total is None else min(total, self._total)
-
-    def phase(self, name: str, seconds: float) -> None:
-        """Content, or the next sign of it, is due every `seconds`."""
-        self._phase = name
-        self._seconds = seconds
-        self.seen = self._loop.time()
-        self._arm(self.seen)
-
-    def fire(self, error: SwitchyardError) -> None:
-        if self.fired is None:
-            self.fired = error
-            self._task.cancel()
-
-    def take(self) -> SwitchyardError | None:
-        """Called where a cancellation was caught: the error when it was ours and nobody else's, else None."""
-        error, self.fired = self.fired, None
-        if error is None:
-            return None
-        return error if self._task.uncancel() == 0 else None
-
-    def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _arm(self, now: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        due = self.seen + self._seconds if self.sending is None else self.sending + self.stall
-        if self._total is not None:
-            due = min(due, self._total)
-        self._timer = self._loop.call_later(min(max(due - now, 0.001), self.stall), self._ring)
-
-    def _ring(self) -> None:
-        now = self._loop.time()
-        if self.sending is not None and now - self.sending >= self.stall:
-            self.fire(ClientStalled("the client took no bytes for too long"))
-        elif self._total is not None and now >= self._total:
-            self.fire(TimedOut("the call took longer than it may in total"))
-        elif self.sending is None and now - self.seen >= self._seconds:
-            self.fire(TimedOut(_LATE[self._phase].format(self._seconds)))
-        else:
-            self._timer = None
-            self._arm(now)
-
-
-class ClientStalled(SwitchyardError):
-    """The client stopped reading. Nobody is told: the connection is dropped."""
-
-    status = 499
-    code = "client_stalled"
-
-
-_LATE = {
-    "first_content": "the provider sent no content within {:g} seconds",
-    "whole": "the provider sent no answer within {:g} seconds",
-    "idle": "the provider sent nothing for {:g} seconds in the middle of its answer",
-}
-
-
-class Places:
-    """The bounded number of calls that a provider takes at once, and the bounded queue in front of it."""
-
-    def __init__(self, places: int, queue: int) -> None:
-        self._semaphore = asyncio.Semaphore(places)
-        self._queue = queue
-        self.waiting = 0
-
-    @asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
-        """Raises Busy when the queue is full."""
-        if self._semaphore.locked():
-            if self.waiting >= self._queue:
-                raise Busy("the local model's queue is full", retry_after=1.0)
-            self.waiting += 1
-            try:
-                await self._semaphore.acquire()
-            finally:
-                self.waiting -= 1
-        else:
-            await self._semaphore.acquire()
-        try:
-            yield
-        finally:
-            self._semaphore.release()
 
 
 @dataclass(slots=True)
@@ -278,11 +163,11 @@ class Engine:
         provider = attempt.target.provider
         timeouts = provider.timeouts
         watch = job.watch
+        watch.attempt(timeouts.total)
         if job.call.stream:
             watch.phase("first_content", timeouts.first_content)
         else:
             watch.phase("whole", min(timeouts.first_content * WHOLE_FACTOR, timeouts.total))
-        watch.limit(timeouts.total)
         try:
             places = self._places_of(provider)
             if places is None:

@@ -78,6 +78,12 @@ class Health:
         if self._states:
             self._states.pop(deployment, None)
 
+    def recovered(self, provider: str) -> None:
+        """The server answers again after it had been unreachable: no need to sit out the pauses, rate limits apart."""
+        for name, state in list(self._states.items()):
+            if name.startswith(f"{provider}/") and not state.cooldown:
+                del self._states[name]
+
     def abandoned(self, deployment: str) -> None:
         """The call ended without a verdict (the client left): a probe makes room for the next one."""
         state = self._states.get(deployment) if self._states else None

@@ -1,0 +1,36 @@
+"""The bounded number of calls that a provider takes at once, and the bounded queue in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from providers.errors import Busy
+
+
+class Places:
+    """The bounded number of calls that a provider takes at once, and the bounded queue in front of it."""
+
+    def __init__(self, places: int, queue: int) -> None:
+        self._semaphore = asyncio.Semaphore(places)
+        self._queue = queue
+        self.waiting = 0
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Raises Busy when the queue is full."""
+        if self._semaphore.locked():
+            if self.waiting >= self._queue:
+                raise Busy("the local model's queue is full", retry_after=1.0)
+            self.waiting += 1
+            try:
+                await self._semaphore.acquire()
+            finally:
+                self.waiting -= 1
+        else:
+            await self._semaphore.acquire()
+        try:
+            yield
+        finally:
+            self._semaphore.release()
