@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
-from urllib.parse import unquote
 
-from providers.errors import MethodNotAllowed, NotFound, SwitchyardError, Unauthorized
+from providers.errors import InternalError, MethodNotAllowed, NotFound, SwitchyardError, Unauthorized
 from providers.wire import Wire
 from providers.wires.ollama import WIRE as OLLAMA
 from providers.wires.openai import WIRE as OPENAI
 from router import ollama_door
-from router.http import Receive, Scope, Send, header, reply, reply_error, reply_json
+from router.http import ClientGone, Receive, Scope, Send, header, reply, reply_error, reply_json
 from router.ledger import Hold
 from router.lists import find_entry, model_entry, model_list
 from router.ollama_routes import OllamaRoutes
@@ -32,6 +32,8 @@ MODEL_ROUTES: Mapping[str, tuple[Wire, str]] = {
     **{f"/api/{op}": (OLLAMA, op) for op in ("chat", "generate", "embed", "embeddings")},
 }
 MODEL_LISTS = frozenset(f"{root}/models" for root in OPENAI_ROOTS)
+
+_log = logging.getLogger("switchyard.app")
 
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -67,11 +69,38 @@ class App:
         if found is not None and scope["method"] == "POST":
             await self._handle_call(scope, receive, send, *found)
             return
+        await self._answer(path, scope, receive, send)
+
+    async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Everything but model calls: errors in the caller's dialect; who leaves is worked for no longer."""
         request_id = secrets.token_hex(12)
+        task = asyncio.current_task()
+        assert task is not None
+        connection = scope["connection"]
+        gone = False
+
+        def lost() -> None:
+            nonlocal gone
+            gone = True
+            task.cancel()
+
+        connection.on_lost = lost
         try:
             await self._other(path, scope, receive, send)
         except SwitchyardError as error:
             await reply_error(send, dialect(path), error, request_id)
+        except ClientGone:
+            pass
+        except asyncio.CancelledError:
+            if not gone:
+                raise
+            task.uncancel()
+        except Exception:  # noqa: BLE001 - a bug of ours: a clean 500 for the caller, the traceback for the log
+            _log.exception("request %s failed inside the router", request_id)
+            failed = InternalError(f"the router failed on this request; its id is {request_id}")
+            await reply_error(send, dialect(path), failed, request_id)
+        finally:
+            connection.on_lost = None
 
     async def _other(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         method: str = scope["method"]
@@ -87,7 +116,7 @@ class App:
             await reply_json(send, 200, model_list(entries))
         elif root := next((root for root in MODEL_LISTS if path.startswith(root + "/")), None):
             _require(method, "GET", "HEAD")
-            await self._one_model(unquote(path[len(root) + 1 :]), scope, send)
+            await self._one_model(path[len(root) + 1 :], scope, send)
         elif path in MODEL_ROUTES and not ollama_door.is_ours(path):
             _require(method, "POST")
         elif not ollama_door.is_ours(path):
