@@ -21,6 +21,8 @@ PACE = 15.0
 """Seconds between two looks at a local server; clouds are asked SLOWER times less often."""
 SLOWER = 40
 ANSWER_SECONDS = 5.0
+FIRST_SECONDS = 0.5
+"""How long starting waits for the first lists."""
 MISSES = 3
 MAX_LIST = 8 * 1024 * 1024
 """Bytes of a model list."""
@@ -61,9 +63,16 @@ class Discovery:
         """Why a provider's list could not be had the last time."""
         self._misses: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
+        self._looked = asyncio.Event()
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        """Begin to look, and give the first look a moment: local servers answer or refuse at once."""
         self._task = asyncio.create_task(self._run(), name="discovery")
+        try:
+            async with asyncio.timeout(FIRST_SECONDS):
+                await self._looked.wait()
+        except TimeoutError:
+            pass
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -92,6 +101,7 @@ class Discovery:
                 await self.look(clouds=turn % SLOWER == 0)
             except Exception:  # noqa: BLE001 - the lists stay as they are; the next look may do better
                 _log.exception("looking for models failed")
+            self._looked.set()
             turn += 1
             await asyncio.sleep(PACE)
 

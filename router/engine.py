@@ -36,7 +36,7 @@ from router.watch import ClientStalled, Watch
 WHOLE_FACTOR = 6
 """An answer that is not streamed gives no sign of life until it is complete, so it gets this many times
 `first_content`, at most `total`."""
-MAX_WHOLE = 64 * 1024 * 1024
+MAX_WHOLE = 32 * 1024 * 1024
 """Bytes of an answer that is not streamed (embeddings of large batches, images by value)."""
 MAX_ERROR = 256 * 1024
 """Bytes of an error answer that are read."""

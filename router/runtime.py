@@ -139,8 +139,8 @@ class Runtime:
         self.snapshot = self._compile(self.config)
         if not worker and not await self._make(on_made):
             self.spawn(self._make_later(on_made))
-        self.discovery.start()
         undo.push_async_callback(self.discovery.stop)
+        await self.discovery.start()
 
     async def _make(self, on_made: Callable[[Bootstrap], None] | None) -> bool:
         """The first admin token and key, and the keys of keyless listeners. False when the store is down."""
