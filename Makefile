@@ -50,5 +50,5 @@ lock: setup ## resolve the lock files again from pyproject.toml (ARGS=--upgrade 
 	@$(RUN) tools.lock $(ARGS)
 
 clean: ## remove the environment and the caches; keeps data/
-	rm -rf .venv .venv-incomplete .venv.lock build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-incomplete .venv.lock .clients build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,10 @@
 """Virtual environments for clients that cannot share ours: made on first use under .clients/ from a hashed lock, kept
 as long as the lock stays as it is.
 
-The locks are made with `uv pip compile --generate-hashes` from the line at their top.
+The first line of a lock says what was asked for. To make one again:
+
+    echo 'openai>=3.54' | uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url \\
+      --no-header --no-annotate
 """
 
 from __future__ import annotations
