@@ -164,6 +164,7 @@ def test_tool_choice(choice: ToolChoice, names: list[str] | None, told: str | No
         (foreign(said("user", File(data="AAAA"))), "messages[0].content"),
         (foreign(sampling=Sampling(n=2)), "n"),
         (foreign(kind="embed", inputs=((1, 2),)), "input"),
+        (foreign(said("user", Text("hi")), tools=(Tool("web_search", extras={"type": "web_search"}),)), "tools[0]"),
     ],
 )
 def test_what_ollama_cannot_say_is_refused(call: Call, param: str) -> None:

@@ -1,9 +1,9 @@
 """A `Call` from another wire to an upstream body.
 
-What Ollama cannot say: images and files by reference, token-id inputs and several choices are refused. `logit_bias`,
-`user`, `metadata`, names of messages and the detail of an image are dropped. A tool choice that forces a call becomes
-an instruction, and a named tool is the only one sent: the nearest thing that Ollama has. `num_ctx` and `keep_alive`
-are left to the server.
+What Ollama cannot say: images and files by reference, tools that are no functions, token-id inputs and several choices
+are refused. `logit_bias`, `user`, `metadata`, names of messages and the detail of an image are dropped. A tool choice
+that forces a call becomes an instruction, and a named tool is the only one sent: the nearest thing that Ollama has.
+`num_ctx` and `keep_alive` are left to the server.
 """
 
 from __future__ import annotations
@@ -107,6 +107,9 @@ def _chat(call: Call, sent_model: str) -> dict[str, Any]:
         tools = ()
     if choice is not None and choice.mode == "named":
         tools = tuple(tool for tool in tools if tool.name == choice.name) or tools
+    for index, tool in enumerate(tools):
+        if tool.extras:
+            raise UnsupportedFeature("Ollama takes only function tools", param=f"tools[{index}]")
     if tools:
         body["tools"] = [_tool(tool.name, tool.description, tool.parameters) for tool in tools]
         if choice is not None and choice.mode in ("required", "named"):
