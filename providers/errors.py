@@ -206,6 +206,15 @@ class TimedOut(UpstreamError):
     reason = "timeout"
 
 
+class DeadlineExceeded(TimedOut):
+    """The caller's own deadline (`x-switchyard-timeout`) passed: final, and no fault of the provider's."""
+
+    status = 504
+    code = "deadline_exceeded"
+    scope = "request"
+    reason = "deadline"
+
+
 class Broken(UpstreamError):
     """The answer cannot be understood or was cut off."""
 

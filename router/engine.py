@@ -123,7 +123,7 @@ class Engine:
                 record.outcome = error.reason
                 record.status = error.upstream_status
                 self._count(attempt.target, error)
-                if error.scope == "request" or self._is_over(job):
+                if error.scope == "request":
                     raise
                 if first is None or isinstance(first, UnsupportedFeature):
                     # Its traceback would keep the failed attempt's buffers, and this frame, alive.
@@ -151,9 +151,6 @@ class Engine:
             return "no_target"
         block = self._health.block(skipped.target) if skipped.reason == "unhealthy" else None
         return block.reason if block is not None else skipped.reason
-
-    def _is_over(self, job: Job) -> bool:
-        return job.seconds is not None and self._monotonic() - job.trace.started >= job.seconds
 
     def _count(self, target: Target, error: UpstreamError) -> None:
         if error.scope != "request":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 
-from providers.errors import SwitchyardError, TimedOut
+from providers.errors import DeadlineExceeded, SwitchyardError, TimedOut
 
 
 class Watch:
@@ -87,7 +87,9 @@ class Watch:
         now = self._loop.time()
         if self.sending is not None and now - self.sending >= self.stall:
             self.fire(ClientStalled("the client took no bytes for too long"))
-        elif now >= min(self._total, self._ends):
+        elif now >= self._ends:
+            self.fire(DeadlineExceeded("the call took longer than its x-switchyard-timeout allows"))
+        elif now >= self._total:
             self.fire(TimedOut("the call took longer than it may in total"))
         elif self.sending is None and now - self.seen >= self._seconds:
             self.fire(TimedOut(_LATE[self._phase].format(self._seconds)))
