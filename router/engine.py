@@ -27,7 +27,7 @@ from providers.errors import (
 from providers.vendor import UpstreamRequest
 from providers.wire import Frame, Lane, Stamp, Wire
 from router.health import Health
-from router.places import Places
+from router.places import NoPlace, Places
 from router.routing import Attempt, Plan, Provider, Target
 from router.trace import AttemptRecord, Trace
 from router.transport import Response, Route
@@ -120,6 +120,9 @@ class Engine:
                 await self._attempt(job, attempt, record)
                 return
             except UpstreamError as error:
+                if trace.committed:
+                    # The provider did its part: a deadline passed while the client took a whole answer.
+                    raise
                 record.outcome = error.reason
                 record.status = error.upstream_status
                 self._count(attempt.target, error)
@@ -153,26 +156,33 @@ class Engine:
         return block.reason if block is not None else skipped.reason
 
     def _count(self, target: Target, error: UpstreamError) -> None:
+        if isinstance(error, NoPlace):
+            return  # nobody was asked
         if error.scope != "request":
             self._health.failure(str(target), error)
+        else:
+            # It says nothing of the deployment; if this call was its probe, the next one may be.
+            self._health.abandoned(str(target))
 
     async def _attempt(self, job: Job, attempt: Attempt, record: AttemptRecord) -> None:
         provider = attempt.target.provider
         timeouts = provider.timeouts
         watch = job.watch
         watch.attempt(timeouts.total)
-        if job.call.stream:
-            watch.phase("first_content", timeouts.first_content)
-        else:
-            watch.phase("whole", min(timeouts.first_content * WHOLE_FACTOR, timeouts.total))
+        phase, seconds = "first_content", timeouts.first_content
+        if not job.call.stream:
+            phase, seconds = "whole", min(timeouts.first_content * WHOLE_FACTOR, timeouts.total)
         try:
             places = self._places_of(provider)
             if places is None:
+                watch.phase(phase, seconds)
                 await self._exchange(job, attempt.target, record)
             else:
                 waited = self._monotonic()
+                watch.phase("queued", seconds)
                 async with places.one():
                     job.trace.upstream_seconds += self._monotonic() - waited
+                    watch.phase(phase, seconds)
                     await self._exchange(job, attempt.target, record)
         except asyncio.CancelledError:
             error = watch.take()
@@ -184,20 +194,23 @@ class Engine:
         provider, call, trace = target.provider, job.call, job.trace
         vendor = provider.vendor
         base_url, api_key = provider.base_url, provider.api_key
+        endpoint = self._endpoints.get(provider.name) if self._endpoints else None
+        if endpoint is not None:
+            began = self._monotonic()
+            try:
+                base_url, api_key = await endpoint.wait()
+            finally:
+                trace.upstream_seconds += self._monotonic() - began
+        request = vendor.request(call, target.model, api_key)
+        if provider.headers:
+            headers = {**request.headers, **provider.headers}
+            request = UpstreamRequest(request.method, request.path, headers, request.body)
+        lane = vendor.lane(call, job.client, Stamp(trace.request_id, trace.created, self._clock, target.model))
+        trace.meter = lane.meter
+        self._health.begin(str(target))
+        route = Route(base_url, provider.timeouts.connect, provider.proxy, provider.ca_bundle)
         began = self._monotonic()
         try:
-            endpoint = self._endpoints.get(provider.name) if self._endpoints else None
-            if endpoint is not None:
-                base_url, api_key = await endpoint.wait()
-            request = vendor.request(call, target.model, api_key)
-            if provider.headers:
-                headers = {**request.headers, **provider.headers}
-                request = UpstreamRequest(request.method, request.path, headers, request.body)
-            lane = vendor.lane(call, job.client, Stamp(trace.request_id, trace.created, self._clock, target.model))
-            trace.meter = lane.meter
-            self._health.begin(str(target))
-            route = Route(base_url, provider.timeouts.connect, provider.proxy, provider.ca_bundle)
-            began = self._monotonic()
             response = await self._transports[vendor.transport].open(route, request)
         finally:
             trace.upstream_seconds += self._monotonic() - began

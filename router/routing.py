@@ -208,20 +208,21 @@ def _why_not(
     rights: Rights,
     unhealthy: Callable[[Provider, str], str | None],
 ) -> Skipped | None:
-    """Why a candidate is left out, or None. Rights come first: a key is not told what it may not use."""
+    """Why a candidate is left out, or None. Rights come first: a key is not told what it may not use. Then what would
+    be so even if all were well: the call's own fault is told before ours."""
     target = candidate.attempt.target
     reason: str
     if rights.local_only and not target.provider.local:
         reason, detail = "local_only", "this key may use local models only"
     elif rights.deny and not snapshot.allows((), rights.deny, candidate.name):
         reason, detail = "denied", "this key may not use it"
-    elif candidate.off is not None:
-        return candidate.off
     elif lacking := candidate.cannot & mask:
         reason, words = LACKS[lacking & -lacking]
         detail = f"it does not support {words}"
     elif needs.prompt_bytes > candidate.max_prompt_bytes:
         reason, detail = _CONTEXT, f"{needs.prompt_bytes} bytes cannot fit into {candidate.context} tokens"
+    elif candidate.off is not None:
+        return candidate.off
     elif (sick := unhealthy(target.provider, target.model)) is not None:
         reason, detail = "unhealthy", sick
     else:
