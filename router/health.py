@@ -95,10 +95,13 @@ class Health:
         state = self._states.setdefault(deployment, _State())
         if len(self._states) > MAX_STATES:
             del self._states[next(iter(self._states))]
-        # A copy: the error itself holds, by its traceback, everything that the failed call had in its hands.
-        state.error = copy(error)
         state.probing_until = 0.0
         now = self._clock()
+        # Calls that were under way when the provider asked for a pause may still fail; its word holds.
+        cooling = state.cooldown and now < state.until
+        if not cooling or isinstance(error, RateLimited):
+            # A copy: the error itself holds, by its traceback, everything that the failed call had in its hands.
+            state.error = copy(error)
         if isinstance(error, RateLimited):
             state.rate_limits += 1
             told = error.retry_after
@@ -106,8 +109,10 @@ class Health:
             state.until = now + min(pause, MAX_COOLDOWN)
             state.cooldown = True
             return
-        state.cooldown = False
         state.failures += 1
+        if cooling:
+            return
+        state.cooldown = False
         if state.failures >= FAILURES:
             state.until = now + min(OPEN_SECONDS * 2**state.opened, MAX_OPEN_SECONDS)
             state.opened = min(state.opened + 1, 8)

@@ -9,6 +9,11 @@ from contextlib import asynccontextmanager
 from providers.errors import Busy
 
 
+class NoPlace(Busy):
+    """The queue is full, or the wait in it was too long. The provider itself was not asked, so this says nothing of its
+    health."""
+
+
 class Places:
     """The bounded number of calls that a provider takes at once, and the bounded queue in front of it."""
 
@@ -19,10 +24,10 @@ class Places:
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
-        """Raises Busy when the queue is full."""
+        """Raises NoPlace when the queue is full."""
         if self._semaphore.locked():
             if self.waiting >= self._queue:
-                raise Busy("the local model's queue is full", retry_after=1.0)
+                raise NoPlace("the queue in front of the provider is full", retry_after=1.0)
             self.waiting += 1
             try:
                 await self._semaphore.acquire()

@@ -5,6 +5,7 @@ The queue is bounded: when the sink is slower than the traffic, lines are droppe
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ import orjson
 LIMIT = 10_000
 """Lines that may wait."""
 FLUSH_SECONDS = 0.2
+STOP_SECONDS = 2.0
 
 
 class RequestLog:
@@ -29,6 +31,8 @@ class RequestLog:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._enabled = enabled
+        self._torn = False
+        """The last line was cut: the next one begins on a line of its own."""
 
     def start(self) -> None:
         if self._enabled:
@@ -45,10 +49,15 @@ class RequestLog:
         self._lines.append(line)
 
     def stop(self) -> None:
-        """Flush what waits and end the thread."""
+        """Flush what waits and end the thread. When the sink is stuck, what waits is given up: the router's end waits
+        for no reader."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(timeout=2)
+            self._thread.join(timeout=STOP_SECONDS)
+            if self._thread.is_alive():
+                self.dropped += len(self._lines)
+                self._lines.clear()
+                return
         self._flush()
 
     def _run(self) -> None:
@@ -58,16 +67,20 @@ class RequestLog:
     def _flush(self) -> None:
         while self._lines:
             batch = [self._lines.popleft() for _ in range(min(len(self._lines), 200))]
-            if not self._put(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in batch)):
+            if not self._put(b"".join(map(_encoded, batch))):
                 self.dropped += len(batch)
 
     def _put(self, data: bytes) -> bool:
         """False when the sink takes no more (closed pipe, full disk, a reader that stopped): inference goes on, the
         loss is counted."""
+        if self._torn:
+            data = b"\n" + data
         for _ in range(100):
             try:
                 while data:
-                    data = data[os.write(self._fd, data) :]
+                    written = os.write(self._fd, data)
+                    self._torn = data[written - 1] != _LINE_END
+                    data = data[written:]
             except BlockingIOError:
                 time.sleep(0.01)
             except OSError:
@@ -75,3 +88,14 @@ class RequestLog:
             else:
                 return True
         return False
+
+
+_LINE_END = 0x0A
+
+
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        # A number or a text that orjson does not write (64 bits, surrogates): providers may send any.
+        return json.dumps(line, default=str).encode() + b"\n"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Mapping
 
 from providers.errors import DeadlineExceeded, SwitchyardError, TimedOut
+from router.places import NoPlace
 
 
 class Watch:
@@ -92,7 +94,8 @@ class Watch:
         elif now >= self._total:
             self.fire(TimedOut("the call took longer than it may in total"))
         elif self.sending is None and now - self.seen >= self._seconds:
-            self.fire(TimedOut(_LATE[self._phase].format(self._seconds)))
+            error, text = _LATE[self._phase]
+            self.fire(error(text.format(self._seconds)))
         else:
             self._timer = None
             self._arm(now)
@@ -105,8 +108,9 @@ class ClientStalled(SwitchyardError):
     code = "client_stalled"
 
 
-_LATE = {
-    "first_content": "the provider sent no content within {:g} seconds",
-    "whole": "the provider sent no answer within {:g} seconds",
-    "idle": "the provider sent nothing for {:g} seconds in the middle of its answer",
+_LATE: Mapping[str, tuple[type[SwitchyardError], str]] = {
+    "queued": (NoPlace, "no place at the provider became free within {:g} seconds"),
+    "first_content": (TimedOut, "the provider sent no content within {:g} seconds"),
+    "whole": (TimedOut, "the provider sent no answer within {:g} seconds"),
+    "idle": (TimedOut, "the provider sent nothing for {:g} seconds in the middle of its answer"),
 }

@@ -1,0 +1,162 @@
+"""Who is blamed for what, and when a target is final: the engine in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from providers.errors import TimedOut, Unavailable
+from router.health import FAILURES, OPEN_SECONDS
+from router.places import NoPlace
+from router.watch import ClientStalled
+from tests.router.jobs import ANSWER, REFUSAL, Bench, Screen, Scripted, Step, Upstream, chunk
+from tests.router.virtual import now, run
+
+
+def whole() -> Scripted:
+    return Scripted(200, [ANSWER])
+
+
+def silence() -> Scripted:
+    return Scripted(200, [b"data: ", math.inf])
+
+
+def test_a_deadline_while_a_whole_answer_is_sent_does_not_answer_twice() -> None:
+    async def test() -> None:
+        upstream = Upstream(cloud=lambda: Scripted(200, [20.0, ANSWER]), box=whole)
+        bench = Bench(upstream, stall=100)
+        screen = Screen(slow=asyncio.Event().wait)  # type: ignore[arg-type]  # what it returns is not looked at
+        trace, error = await bench.ask("chat", screen=screen)
+        assert isinstance(error, TimedOut)
+        assert now() == 30
+        assert (screen.starts, upstream.asked) == (1, ["cloud"])
+        assert trace.attempts[0].outcome == "ok", "the provider did its part"
+        assert not bench.health._states
+
+    run(test())
+
+
+def test_a_client_that_takes_no_whole_answer() -> None:
+    async def test() -> None:
+        bench = Bench(Upstream(cloud=whole, box=whole))
+        screen = Screen(slow=asyncio.Event().wait)  # type: ignore[arg-type]  # what it returns is not looked at
+        _, error = await bench.ask("chat", screen=screen)
+        assert isinstance(error, ClientStalled)
+        assert screen.starts == 1
+        assert not bench.health._states
+
+    run(test())
+
+
+def test_the_callers_own_deadline_opens_no_breaker() -> None:
+    """Or one caller with a deadline of a millisecond could take a provider from all others."""
+
+    async def test() -> None:
+        bench = Bench(Upstream(cloud=silence, box=whole))
+        for stream in (True, False) * FAILURES:
+            trace, error = await bench.ask("chat", stream=stream, seconds=0.5)
+            assert isinstance(error, TimedOut)
+            assert len(trace.attempts) == 1
+        assert bench.health.snapshot() == {}
+
+    run(test())
+
+
+def test_the_callers_deadline_holds_for_all_attempts_together() -> None:
+    async def test() -> None:
+        bench = Bench(Upstream(cloud=silence, box=silence))
+        trace, error = await bench.ask("chat", stream=True, seconds=6)
+        assert isinstance(error, TimedOut)
+        assert now() == 6
+        assert len(trace.attempts) == 2
+        assert list(bench.health._states) == ["cloud/m"]
+
+    run(test())
+
+
+def test_a_silent_provider_is_a_failure_of_it_and_another_answers() -> None:
+    async def test() -> None:
+        bench = Bench(Upstream(cloud=silence, box=lambda: Scripted(200, [chunk("Hi"), chunk(None, "stop")])))
+        for _ in range(FAILURES):
+            trace, error = await bench.ask("chat", stream=True)
+            assert error is None
+            assert trace.fallback == "timeout"
+        assert set(bench.health.snapshot()) == {"cloud/m"}
+
+    run(test())
+
+
+def test_a_refused_call_is_no_failure_and_frees_the_probe() -> None:
+    async def test() -> None:
+        answers = [Scripted(500, [b"{}"]) for _ in range(FAILURES)]
+        bench = Bench(Upstream(cloud=lambda: answers.pop() if answers else Scripted(400, [REFUSAL]), box=whole))
+        for _ in range(FAILURES):
+            await bench.ask("chat")
+        await asyncio.sleep(OPEN_SECONDS)
+        assert bench.health.block("cloud/m") is None
+        trace, error = await bench.ask("chat")
+        assert error is not None
+        assert (error.status, len(trace.attempts)) == (400, 1)
+        assert bench.health.block("cloud/m") is None, "the next call may probe at once"
+        for _ in range(FAILURES):
+            await bench.ask("chat")
+        assert bench.health.block("cloud/m") is None
+
+    run(test())
+
+
+def test_a_full_queue_is_no_failure_of_the_provider() -> None:
+    async def test() -> None:
+        bench = Bench(Upstream(box=lambda: Scripted(200, [5.0, ANSWER])))
+        calls = [asyncio.create_task(bench.ask("own")) for _ in range(2 + FAILURES)]
+        await asyncio.sleep(1)
+        assert bench.engine.queued() == {"box": 1}
+        assert bench.health.snapshot() == {}
+        answers = [await call for call in calls]
+        assert [error for _, error in answers[:2]] == [None, None]
+        assert all(isinstance(error, NoPlace) and error.status == 503 for _, error in answers[2:])
+        assert bench.health.snapshot() == {}
+        assert bench.engine.queued() == {"box": 0}
+
+    run(test())
+
+
+def test_the_wait_for_a_place_is_bounded_and_not_taken_from_the_answers_time() -> None:
+    async def test() -> None:
+        bench = Bench(
+            Upstream(box=lambda: Scripted(200, [8.0, chunk("Hi"), 1.0, chunk(None, "stop"), b"data: [DONE]\n\n"]))
+        )
+        first, second = (asyncio.create_task(bench.ask("own", stream=True)) for _ in range(2))
+        assert (await first)[1] is None
+        _, error = await second
+        assert error is None, "9 s in the queue and 8 s until the content: each within its 10 s"
+        steps: list[Step] = [chunk("Hi"), *(step for _ in range(10) for step in (2.0, chunk("Hi")))]
+        slow = Upstream(box=lambda: Scripted(200, steps))
+        bench = Bench(slow)
+        first, second = (asyncio.create_task(bench.ask("own", stream=True)) for _ in range(2))
+        _, error = await second
+        assert isinstance(error, NoPlace)
+        assert "no place" in error.message
+        assert bench.health.snapshot() == {}
+        await first
+
+    run(test())
+
+
+def test_a_client_that_leaves_frees_its_place_and_the_probe() -> None:
+    async def test() -> None:
+        bench = Bench(Upstream(box=silence))
+        for _ in range(FAILURES):
+            bench.health.failure("box/m", Unavailable("it fell over"))
+        await asyncio.sleep(OPEN_SECONDS)
+        call = asyncio.create_task(bench.ask("own", stream=True))
+        await asyncio.sleep(1)
+        assert bench.health.block("box/m") is not None, "one probe at a time"
+        for task in asyncio.all_tasks() - {asyncio.current_task(), call}:
+            task.cancel()  # the call's own task: what the server does when the connection is lost
+        await asyncio.gather(call, return_exceptions=True)
+        assert bench.health.block("box/m") is None
+        bench.upstream.answers["box"] = whole
+        assert (await bench.ask("own"))[1] is None
+
+    run(test())

@@ -1,0 +1,173 @@
+"""The request log: whole JSON lines, and a sink that fails in any way costs lines, never a call."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router import requestlog
+from router.requestlog import RequestLog
+
+
+@contextmanager
+def to_file(path: Path) -> Iterator[RequestLog]:
+    handle = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
+    try:
+        yield RequestLog(handle)
+    finally:
+        os.close(handle)
+
+
+def lines_of(data: bytes) -> list[Any]:
+    assert data.endswith(b"\n")
+    return [json.loads(line) for line in data.decode().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["two\nlines", "a\r\nb\u2028c\x85d\0", '"}{"', "你好 😀", None, 2**80, -1.5, float("nan"), "half \ud800 a pair"],
+    ids=ascii,
+)
+def test_one_line_each(tmp_path: Path, value: Any) -> None:
+    with to_file(tmp_path / "log") as log:
+        log.start()
+        for number in range(3):
+            log.write({"n": number, "value": value})
+        log.stop()
+        assert log.dropped == 0
+    data = (tmp_path / "log").read_bytes()
+    assert data.count(b"\n") == 3
+    found = [json.loads(line) for line in data.split(b"\n")[:-1]]
+    assert [line["n"] for line in found] == [0, 1, 2]
+    assert found[0]["value"] == (None if value != value else value)
+
+
+def test_the_thread_writes_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requestlog, "FLUSH_SECONDS", 0.01)
+    reader, writer = os.pipe()
+    log = RequestLog(writer)
+    log.start()
+    log.write({"a": 1})
+    assert os.read(reader, 100) == b'{"a":1}\n'
+    log.stop()
+    os.close(reader)
+    os.close(writer)
+
+
+def test_what_does_not_fit_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requestlog, "LIMIT", 5)
+    with to_file(tmp_path / "log") as log:
+        for number in range(8):
+            log.write({"n": number})
+        assert log.dropped == 3
+        log.stop()
+    assert [line["n"] for line in lines_of((tmp_path / "log").read_bytes())] == [0, 1, 2, 3, 4]
+
+
+def test_switched_off_it_keeps_nothing() -> None:
+    log = RequestLog(-1, enabled=False)
+    log.start()
+    log.write({"a": 1})
+    log.stop()
+    assert log.dropped == 0
+    assert not log._lines
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk() -> None:
+    handle = os.open("/dev/full", os.O_WRONLY)
+    log = RequestLog(handle)
+    log.start()
+    for number in range(500):
+        log.write({"n": number})
+    log.stop()
+    os.close(handle)
+    assert log.dropped == 500
+
+
+def test_a_closed_pipe_and_a_closed_descriptor() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    log = RequestLog(writer)
+    log.write({"a": 1})
+    log.stop()
+    assert log.dropped == 1
+    os.close(writer)
+    log.write({"a": 1})
+    log.stop()
+    assert log.dropped == 2
+
+
+def fill(writer: int) -> None:
+    """Leave no room in a pipe."""
+    os.set_blocking(writer, False)
+    try:
+        while True:
+            os.write(writer, b"\n" * 65536)
+    except BlockingIOError:
+        pass
+
+
+def test_a_reader_that_stopped_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipe is full and blocks: the thread hangs in it, the router does not."""
+    monkeypatch.setattr(requestlog, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(requestlog, "FLUSH_SECONDS", 0.01)
+    reader, writer = os.pipe()
+    fill(writer)
+    os.set_blocking(writer, True)
+    log = RequestLog(writer)
+    log.start()
+    log.write({"n": 1})
+    limit = time.monotonic() + 5
+    while log._lines and time.monotonic() < limit:
+        time.sleep(0.001)
+    log.write({"n": 2})
+    ended = threading.Thread(target=log.stop, daemon=True)
+    ended.start()
+    ended.join(5)
+    assert not ended.is_alive()
+    assert log.dropped == 1
+    os.close(reader)  # ends the thread
+    assert log._thread is not None
+    log._thread.join(5)
+    os.close(writer)
+    assert log.dropped == 2
+
+
+def test_a_full_pipe_that_does_not_block() -> None:
+    reader, writer = os.pipe()
+    fill(writer)
+    log = RequestLog(writer)
+    log.write({"n": 1})
+    log.stop()
+    assert log.dropped == 1
+    os.close(reader)
+    os.close(writer)
+
+
+def test_after_a_torn_line_the_next_one_is_whole() -> None:
+    """A pipe that takes part of a line and then no more, until its reader wakes up."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writer, False)
+    log = RequestLog(writer)
+    log.write({"long": "x" * 6000})
+    log._flush()
+    assert log.dropped == 1
+    seen = os.read(reader, 8192)
+    assert len(seen) == 4096
+    log.write({"n": 2})
+    log.stop()
+    seen += os.read(reader, 8192)
+    assert json.loads(seen.split(b"\n")[1]) == {"n": 2}
+    os.close(reader)
+    os.close(writer)
