@@ -81,8 +81,11 @@ class OpenAICompatible(PlainVendor):
             return body
         if not quirks.completions and bare_text(call):
             raise UnsupportedFeature("this provider continues no bare prompts: send messages", param="prompt")
-        patch_fields(body, call, quirks, translated)
+        patch_fields(body, call, quirks)
         patch_reasoning(body, call, quirks)
+        if translated:
+            for name in quirks.drop_translated & body.keys():
+                del body[name]
         patch_messages(body, quirks)
         return body
 

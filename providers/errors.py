@@ -49,7 +49,6 @@ class InternalError(SwitchyardError):
 
 
 # --- the caller's side
-# -------------------------------------------------------------------------------------------------
 
 
 class InvalidRequest(SwitchyardError):
@@ -133,7 +132,6 @@ class HeadersTooLarge(SwitchyardError):
 
 
 # --- our own side
-# ------------------------------------------------------------------------------------------------------
 
 
 class Overloaded(SwitchyardError):
@@ -161,7 +159,6 @@ class NoTarget(SwitchyardError):
 
 
 # --- the provider's side
-# -----------------------------------------------------------------------------------------------
 
 
 class UpstreamError(SwitchyardError):

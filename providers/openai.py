@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from providers.compatible import OpenAICompatible, Quirks
 from providers.vendor import Capabilities, Vendor
 
@@ -60,27 +62,36 @@ _BASE: Final = Quirks(
     developer=True,
     functions=True,
     reasoning_echo="drop",
-    drop_translated=frozenset({"top_k", "min_p", "repetition_penalty"}),
+    # These models refuse an effort; other wires' clients say "do not think" to models that never do.
+    drop_translated=frozenset({"top_k", "min_p", "repetition_penalty", "reasoning_effort"}),
+    efforts_as_asked=True,
     embedding_base64=True,
     facts=_FACTS,
 )
-_REASONING: Final = Quirks(
-    developer=True,
-    functions=True,
-    reasoning_echo="drop",
+_REASONING: Final = msgspec.structs.replace(
+    _BASE,
     max_tokens="max_completion_tokens",
     # Reasoning models refuse any but the default; other wires' clients send these without a wish behind them.
     drop_translated=frozenset(
         {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"}
     ),
-    embedding_base64=True,
-    facts=_FACTS,
+    efforts={"max": "high"},  # what is above differs from model to model
 )
+_O_MINI: Final = msgspec.structs.replace(_REASONING, drop_translated=_REASONING.drop_translated | {"reasoning_effort"})
+_O: Final = msgspec.structs.replace(_REASONING, efforts={"minimal": "low", "max": "high"}, effort_off=None)
+_GPT_5: Final = msgspec.structs.replace(_REASONING, effort_off="minimal")
+"""The first of the family think always; `none` came with 5.1, which has no `minimal`."""
+_GPT_5_LATER: Final = msgspec.structs.replace(_REASONING, efforts={"minimal": "low", "max": "high"})
 
 VENDOR: Vendor = OpenAICompatible(
     "openai",
     _BASE,
     base_url="https://api.openai.com/v1",
     key_env="OPENAI_API_KEY",
-    by_model=(("o1-mini*", _REASONING), ("o[134]*", _REASONING), ("gpt-5*", _REASONING)),
+    by_model=(
+        ("o1-mini*", _O_MINI),
+        ("o[134]*", _O),
+        ("gpt-5.*", _GPT_5_LATER),
+        ("gpt-5*", _GPT_5),
+    ),
 )

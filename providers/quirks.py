@@ -59,6 +59,8 @@ class Quirks(Struct, frozen=True, kw_only=True):
     """Our efforts in the server's words, where it knows fewer: `{"max": "high"}`."""
     effort_off: str | None = "none"
     """The effort that turns reasoning off; None where nothing does."""
+    efforts_as_asked: bool = False
+    """A `reasoning_effort` in the client's own body stands; `efforts` and `effort_off` are for calls of other wires."""
     reasoning_echo: Literal["keep", "drop", "tools", "tags"] = "keep"
     """Earlier reasoning in the history: sent as `reasoning_content`; dropped; required beside tool calls (an empty one
     is added); written into the content as <think> tags."""
@@ -166,7 +168,7 @@ def patch_reasoning(body: dict[str, Any], call: Call, quirks: Quirks) -> None:
         return
     native, write = _REASONING[quirks.reasoning_in]
     said = native & body.keys()
-    if quirks.reasoning_in == "effort" and said:
+    if quirks.reasoning_in == "effort" and said and not quirks.efforts_as_asked:
         word = body["reasoning_effort"]
         if word in quirks.efforts:
             body["reasoning_effort"] = quirks.efforts[word]
@@ -184,15 +186,12 @@ def patch_reasoning(body: dict[str, Any], call: Call, quirks: Quirks) -> None:
         body.update(write(call.reasoning, quirks))
 
 
-def patch_fields(body: dict[str, Any], call: Call, quirks: Quirks, translated: bool) -> None:
+def patch_fields(body: dict[str, Any], call: Call, quirks: Quirks) -> None:
     """Top-level members: names, bounds and what is dropped."""
     for name in quirks.drop & body.keys():
         if name == "n" and body["n"] != 1:
             raise UnsupportedFeature("this provider gives one choice a call", param="n")
         del body[name]
-    if translated:
-        for name in quirks.drop_translated & body.keys():
-            del body[name]
     if not quirks.choices and body.get("n", 1) != 1:
         raise UnsupportedFeature("this provider gives one choice a call", param="n")
     if quirks.max_tokens != "keep" or ("max_tokens" in body and "max_completion_tokens" in body):

@@ -24,8 +24,9 @@ def write(case: Case) -> None:
     request_file.unlink(missing_ok=True)
     if answer.request is not None:
         shown = {"method": answer.request["method"], "path": answer.request["path"], "body": answer.request["body"]}
-        if answer.request["headers"].get("authorization") == f"Bearer {KEY}":
-            shown["headers"] = {"authorization": f"Bearer {KEY}"}
+        credential = {name: value for name, value in answer.request["headers"].items() if KEY in value}
+        if credential:
+            shown["headers"] = credential
         request_file.write_bytes(orjson.dumps(shown, option=orjson.OPT_INDENT_2) + b"\n")
     print(f"{case.id}: {answer.status} {type(answer.error).__name__ if answer.error else ''}")
 

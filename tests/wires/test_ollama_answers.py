@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.call import Call, ReasoningAsk
-from providers.errors import Broken, Unavailable, UpstreamError
+from providers.errors import Broken, ContentFiltered, Unavailable, UpstreamError
 from providers.events import (
     Event,
     Failed,
@@ -32,6 +32,7 @@ from providers.events import (
 from providers.lanes import TranslateLane
 from providers.wire import Frame, Lane
 from providers.wires.ollama import WIRE
+from providers.wires.ollama.answers import tool_id
 from tests.wires.ollama_calls import CHUNK_SIZES, ask, chunk, cuts, foreign, last, lines, stamp, user
 
 WEATHER = {"function": {"name": "weather", "arguments": {"city": "Lisbon"}}}
@@ -170,7 +171,8 @@ def frames(lane: Lane, body: bytes, size: int = 0) -> list[Frame]:
 @pytest.mark.parametrize("size", CHUNK_SIZES)
 def test_spliced_lines_stay_as_they_are_but_for_the_name(size: int) -> None:
     first = b'{ "created_at":"x", "model":"sent", "message":{"content":"a"},"done":false,"new_field":1}\n'
-    body = lines(chunk(), chunk("a\u2028é", thinking="t")) + first + lines(last(tool_calls=[WEATHER]))
+    use = {"id": "call_1", "function": {"index": 0, **WEATHER["function"]}}
+    body = lines(chunk(), chunk("a\u2028é", thinking="t")) + first + lines(last(tool_calls=[use]))
     lane = WIRE.splice(ask(messages=user()), stamp())
     found = frames(lane, body, size)
     assert [frame.kind for frame in found] == ["opening", "content", "content", "terminal"]
@@ -180,10 +182,25 @@ def test_spliced_lines_stay_as_they_are_but_for_the_name(size: int) -> None:
     sent = b"".join(frame.data for frame in found)
     assert sent.startswith(expected)
     assert orjson.loads(sent.splitlines()[2]) == {**orjson.loads(first), "model": "m"}
-    assert sent.endswith(lines(last(tool_calls=[WEATHER], model="m")))
+    assert sent.endswith(lines(last(tool_calls=[use], model="m")))
     meter = lane.meter
     assert (meter.usage, meter.finish, meter.model, lane.done) == (Usage(7, 3), "tool_calls", "sent", True)
     assert (meter.chars, meter.frames) == (4 + 1 + len('{"city":"Lisbon"}'), 3)
+
+
+@pytest.mark.parametrize("size", CHUNK_SIZES)
+def test_spliced_tool_calls_are_numbered_and_named(size: int) -> None:
+    """Older servers give no ids, and some number every parallel call 0. Arguments stay as the server wrote them."""
+    told = b'{"model":"m","message":{"content":"","tool_calls":[%b]},"done":%b,"done_reason":"stop"}\n'
+    one = b'{"function":{"name":"f","index":0,"arguments":{"n":123456789012345678901234567890,"x":1.0e2}}}'
+    two = b'{"id":"call_b","function":{"name":"g"}}'
+    body = told % (one, b"false") + told % (two + b"," + one, b"true")
+    sent = b"".join(frame.data for frame in frames(WIRE.splice(ask(messages=user()), stamp()), body, size))
+    uses = [use for line in sent.splitlines() for use in orjson.loads(line)["message"]["tool_calls"]]
+    assert [use["function"]["index"] for use in uses] == [0, 1, 2]
+    assert [use["id"] for use in uses] == [tool_id("req_1", 0), "call_b", tool_id("req_1", 2)]
+    assert sent.count(b'{"n":123456789012345678901234567890,"x":1.0e2}') == 2
+    assert uses[1]["function"]["arguments"] == {}
 
 
 def test_spliced_bytes_are_untouched_when_the_names_agree() -> None:
@@ -361,7 +378,18 @@ def test_generate_has_a_response_and_no_context() -> None:
     ("reason", "said"), [("stop", "stop"), ("tool_calls", "stop"), ("length", "length"), ("content_filter", "stop")]
 )
 def test_finish_reasons(reason: FinishReason, said: str) -> None:
-    assert written(ask(messages=user()), Finished(reason))[-1]["done_reason"] == said
+    assert written(ask(messages=user()), TextDelta("a"), Finished(reason))[-1]["done_reason"] == said
+
+
+@pytest.mark.parametrize("op", ["chat", "generate"])
+def test_a_filter_that_leaves_nothing_is_an_error(op: str) -> None:
+    call = ask(op, messages=user()) if op == "chat" else ask(op, prompt="hi")
+    blocked = Finished("content_filter", "SAFETY")
+    with pytest.raises(ContentFiltered, match=r"let no answer through \(SAFETY\)"):
+        WIRE.writer(call, stamp()).write(blocked)
+    with pytest.raises(ContentFiltered):
+        WIRE.write_answer(call, [blocked], stamp())
+    assert b'"done_reason":"stop"' in WIRE.write_answer(call, [TextDelta("a"), blocked], stamp())
 
 
 def test_thinking_is_hidden_from_those_who_switched_it_off() -> None:

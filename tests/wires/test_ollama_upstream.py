@@ -32,6 +32,7 @@ from providers.errors import (
     NotAllowed,
     ProviderAuth,
     ProviderModelNotFound,
+    ProviderQuota,
     RateLimited,
     Refused,
     Unavailable,
@@ -306,8 +307,6 @@ def test_any_schema_can_be_sent(schema: dict[str, Any]) -> None:
     [
         (400, "bad", Refused),
         (400, "the input length exceeds the context length", ContextTooLong),
-        (401, "unauthorized", ProviderAuth),
-        (403, "no", ProviderAuth),
         (404, "model 'x' not found", ProviderModelNotFound),
         (413, "big", Refused),
         (429, "slow down", RateLimited),
@@ -324,6 +323,20 @@ def test_errors_of_a_server(status: int, text: str, error: type[UpstreamError]) 
     found = WIRE.read_error(status, {"retry-after": "3"}, orjson.dumps({"error": text}))
     assert type(found) is error
     assert (found.message, found.upstream_status) == (text, status)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "message"),
+    [
+        (401, ProviderAuth, "the provider refuses the router's credential"),
+        (402, ProviderQuota, "the router's account at the provider has no quota left"),
+        (403, ProviderAuth, "the provider refuses the router's credential"),
+    ],
+)
+def test_an_account_that_is_not_the_callers(status: int, error: type[UpstreamError], message: str) -> None:
+    found = WIRE.read_error(status, {}, b'{"error":"unauthorized"}')
+    assert type(found) is error
+    assert (found.message, found.upstream_status) == (message, status)
 
 
 @pytest.mark.parametrize(

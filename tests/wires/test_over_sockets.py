@@ -23,12 +23,13 @@ from providers.errors import SwitchyardError, UnsupportedFeature
 from providers.vendor import Vendor
 from providers.wire import Wire
 from router.config import ProviderConfig
-from router.engine import Engine, Job, Watch
+from router.engine import Engine, Job
 from router.health import Health
 from router.provider import Provider, compile_provider
 from router.routing import Attempt, Plan, Target
 from router.trace import Trace
 from router.transport import USER_AGENT, HttpTransport
+from router.watch import Watch
 from tests.wires.cases import CHUNKS, CREATED, KEY, NO_SPEC, REQUEST_ID, ROOT, VENDORS, Answer, Case, cases, run, stamp
 
 FOLDERS = sorted(path.name for path in ROOT.iterdir())

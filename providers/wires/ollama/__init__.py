@@ -46,7 +46,7 @@ class OllamaWire:
         return writer.write_answer(call, events, stamp)
 
     def splice(self, call: Call, stamp: Stamp) -> Lane:
-        return SpliceLane(call)
+        return SpliceLane(call, stamp)
 
     def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
         return failures.read_error(status, headers, body)

@@ -53,9 +53,10 @@ NOT_DONE: Final = "the provider's answer ended before it was done"
 class _Function(Struct):
     name: str = ""
     arguments: Raw = Raw(b"{}")
+    index: Any = None
 
 
-class _Use(Struct):
+class Use(Struct):
     function: _Function
     id: str | None = None
 
@@ -63,7 +64,7 @@ class _Use(Struct):
 class _Message(Struct):
     content: str | None = None
     thinking: str | None = None
-    tool_calls: list[_Use] | None = None
+    tool_calls: list[Use] | None = None
     images: list[str] | None = None
 
 
@@ -74,7 +75,7 @@ class Line(Struct):
     message: _Message | None = None
     response: str | None = None
     thinking: str | None = None
-    tool_calls: list[_Use] | None = None
+    tool_calls: list[Use] | None = None
     done: bool | None = None
     done_reason: str | None = None
     logprobs: list[dict[str, Any]] | None = None

@@ -51,6 +51,12 @@ _BY_TEXT: Final[tuple[tuple[int, str, type[UpstreamError]], ...]] = (
 )
 """Ollama has no machine-readable code and says 500 to some of the caller's mistakes: here the text has to decide."""
 
+_OURS: Final[Mapping[type[UpstreamError], str]] = {
+    ProviderAuth: "the provider refuses the router's credential",
+    ProviderQuota: "the router's account at the provider has no quota left",
+}
+"""The caller's own key is fine: "unauthorized" would send them looking for a mistake of theirs."""
+
 
 def error_text(body: object) -> str:
     """The sentence in an error body, whatever stands under `error`."""
@@ -73,7 +79,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Upstream
         if status == known and fragment in message:
             kind = better
             break
-    return kind(message, upstream_status=status, retry_after=_seconds(headers.get("retry-after")))
+    return kind(_OURS.get(kind, message), upstream_status=status, retry_after=_seconds(headers.get("retry-after")))
 
 
 def stream_error(found: object) -> UpstreamError:

@@ -2,34 +2,47 @@
 
 Each line is read once by a typed decoder that skips what it does not know: that is the tap for content, usage, the
 end and errors. A line is written anew only when its `model` is not the name that the client asked for and does not
-stand first.
+stand first, and when it holds tool calls without an id or out of order: older servers give no ids, and some number
+every parallel call 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
 import orjson
 
 from providers.call import Call
 from providers.errors import Broken, UpstreamError
 from providers.framing import LineReader, line_safe
-from providers.wire import Frame, FrameKind, Meter
-from providers.wires.ollama.answers import NOT_DONE, Line, check_whole, finish_of, read_line, whole_lines
+from providers.wire import Frame, FrameKind, Meter, Stamp
+from providers.wires.ollama.answers import (
+    NOT_DONE,
+    Line,
+    Use,
+    check_whole,
+    finish_of,
+    read_line,
+    tool_id,
+    whole_lines,
+)
 from providers.wires.ollama.failures import dumps
 
 
 class SpliceLane:
-    __slots__ = ("_asked", "_call", "_lines", "_new", "_old", "_seen", "_tools", "done", "meter")
+    __slots__ = ("_asked", "_call", "_lines", "_new", "_old", "_request_id", "_seen", "_tools", "done", "meter")
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, stamp: Stamp) -> None:
         self._call = call
+        self._request_id = stamp.request_id
         self._asked = call.asked_model
         self._lines = LineReader()
         self._seen: str | None = call.asked_model
         self._old = b""
         self._new = b""
-        self._tools = False
+        self._tools = 0
         self.meter = Meter()
         self.done = False
 
@@ -55,14 +68,16 @@ class SpliceLane:
     def whole(self, body: bytes) -> bytes:
         line = read_line(body)
         check_whole(self._call, line)
+        body = self._numbered(body.strip(), line)
         self._tap(line)
-        return line_safe(self._renamed(body.strip(), line.model))
+        return line_safe(self._renamed(body, line.model))
 
     def _frames(self, lines: Sequence[bytes]) -> list[Frame]:
         frames: list[Frame] = []
         for data in lines:
             try:
                 line = read_line(data)
+                data = self._numbered(data, line)
                 kind = self._tap(line)
             except UpstreamError as error:
                 self.done = True
@@ -85,7 +100,7 @@ class SpliceLane:
             size = len(line.response or "") + len(line.thinking or "")
             uses = line.tool_calls
         if uses:
-            self._tools = True
+            self._tools += len(uses)
             size += sum(len(bytes(use.function.arguments)) for use in uses)
         media = message is not None and bool(message.images)
         says = bool(size or uses or line.logprobs or media)
@@ -104,10 +119,31 @@ class SpliceLane:
             if not line.done_reason and not meter.frames:
                 raise Broken("the provider's run was aborted without an answer")
             meter.usage = line.usage() or meter.usage
-            meter.finish = finish_of(line.done_reason, tools=self._tools)
+            meter.finish = finish_of(line.done_reason, tools=self._tools > 0)
             self.done = True
             return "terminal"
         return "content" if says else "opening"
+
+    def _numbered(self, data: bytes, line: Line) -> bytes:
+        """The object with an id in each tool call and `index` counted over the whole answer."""
+        uses = line.message.tool_calls if line.message is not None else line.tool_calls
+        if not uses or all(use.id and use.function.index == self._tools + place for place, use in enumerate(uses)):
+            return data
+        try:
+            body = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            raise Broken("the provider sent something that is not JSON") from None
+        holder = body["message"] if line.message is not None else body
+        holder["tool_calls"] = [
+            self._call_of(given, use, self._tools + place)
+            for place, (given, use) in enumerate(zip(holder["tool_calls"], uses, strict=True))
+        ]
+        return msgspec.json.encode(body)
+
+    def _call_of(self, given: dict[str, Any], use: Use, index: int) -> dict[str, Any]:
+        # The arguments stay the server's own bytes: reading numbers and writing them again may change them.
+        function = {**given["function"], "index": index, "arguments": use.function.arguments}
+        return {**given, "id": use.id or tool_id(self._request_id, index), "function": function}
 
     def _renamed(self, data: bytes, model: str | None) -> bytes:
         """The object with the asked name in `model`."""

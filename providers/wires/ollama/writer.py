@@ -1,8 +1,9 @@
 """Events to what an Ollama client reads: one JSON object a line, or one whole object.
 
 Lines are cut by real clients at U+2028, U+2029 and U+0085, so those are escaped. A tool call goes out once, whole,
-when the answer is complete. `content_filter` has no word here and ends as `stop`. Only choice 0 exists. Counts that
-the provider did not give are left out, as a real Ollama leaves out zeros: unknown is not zero.
+when the answer is complete. `content_filter` has no word here: what was said before it ends as `stop`, and where
+nothing was said it is an error, since an empty answer would look like the model's own. Only choice 0 exists. Counts
+that the provider did not give are left out, as a real Ollama leaves out zeros: unknown is not zero.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Final
 import orjson
 
 from providers.call import Call
-from providers.errors import Broken
+from providers.errors import Broken, ContentFiltered
 from providers.events import (
     Event,
     Finished,
@@ -153,9 +154,12 @@ class Writer:
                 return self._line(self._message(b'"images":[' + text_json(data) + b"]"))
             case UsageSeen(usage):
                 self._usage = usage
-            case Finished(reason=reason, choice=0):
+            case Finished(reason=reason, native=native, choice=0):
                 self._reason = reason
-                return self._finish(reason)
+                out = self._finish(reason)
+                if reason == "content_filter" and self._first is None:
+                    raise filtered(native)
+                return out
             case _:
                 pass
         return b""
@@ -192,6 +196,11 @@ class Writer:
         return self._second[1] + b"%06d" % part
 
 
+def filtered(native: str | None) -> ContentFiltered:
+    why = f" ({native})" if native and native != "content_filter" else ""
+    return ContentFiltered(f"the provider's content filter let no answer through{why}")
+
+
 def final_fields(reason: FinishReason, usage: Usage | None, created: float, first: float, now: float) -> dict[str, Any]:
     """The fields that only the last object has. Durations are nanoseconds; the answer's own one is at least 1, since
     front ends divide by it. `first` is when the first content came: until then the prompt was read.
@@ -213,7 +222,7 @@ def final_fields(reason: FinishReason, usage: Usage | None, created: float, firs
 
 
 def write_answer(call: Call, events: Iterable[Event], stamp: Stamp) -> bytes:
-    """The whole answer. Raises Broken when a tool call cannot be said."""
+    """The whole answer. Raises Broken when a tool call cannot be said, ContentFiltered when a filter left nothing."""
     if call.kind == "embed":
         return _vectors(call, events, stamp)
     text: list[str] = []
@@ -223,6 +232,7 @@ def write_answer(call: Call, events: Iterable[Event], stamp: Stamp) -> bytes:
     tools = ToolGatherer()
     usage: Usage | None = None
     reason: FinishReason = "stop"
+    native: str | None = None
     for event in events:
         match event:
             case TextDelta(text=piece, choice=0) | RefusalDelta(text=piece, choice=0):
@@ -239,16 +249,18 @@ def write_answer(call: Call, events: Iterable[Event], stamp: Stamp) -> bytes:
                 images.append(data)
             case UsageSeen(seen):
                 usage = seen
-            case Finished(reason=found, choice=0):
+            case Finished(reason=found, native=native, choice=0):
                 reason = found
             case _:
                 pass
     said: dict[str, Any] = {"thinking": "".join(thinking)} if call.reasoning.enabled is not False else {}
     said["tool_calls"] = tools.take(reason)
     said = {key: value for key, value in said.items() if value}
+    content = "".join(text)
+    if reason == "content_filter" and not (content or said or images):
+        raise filtered(native)
     now = stamp.clock()
     answer: dict[str, Any] = {"model": call.asked_model, "created_at": timestamp(now)}
-    content = "".join(text)
     if call.op == "chat":
         if images:
             said["images"] = images

@@ -70,6 +70,8 @@ class WholeAnswer(Mender):
             if type(message) is not dict:
                 raise Broken("the provider's answer has a choice without a message")
             changed = self._whole_message(message, seen) or changed
+        if "logprobs" not in choice:
+            choice["logprobs"], changed = None, True
         native = choice.get("finish_reason")
         if type(native) is str and native in FAILED_FINISH:
             raise broken_off(native)
@@ -82,8 +84,9 @@ class WholeAnswer(Mender):
         changed = False
         if message.get("role") != "assistant":
             message["role"], changed = "assistant", True
-        if "content" not in message:
-            message["content"], changed = None, True
+        for name in ("content", "refusal"):  # always there at OpenAI; strict clients count on it
+            if name not in message:
+                message[name], changed = None, True
         calls = message.get("tool_calls")
         if calls is not None and not calls:
             del message["tool_calls"]

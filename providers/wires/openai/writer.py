@@ -241,6 +241,8 @@ class TextWriter:
             "model": self._model,
             "choices": choices,
         }
+        if self._call.include_usage:
+            body["usage"] = None
         return sse(orjson.dumps({**body, **(more or {})}))
 
 
