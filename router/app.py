@@ -16,10 +16,9 @@ from providers.wires.ollama import WIRE as OLLAMA
 from providers.wires.openai import WIRE as OPENAI
 from router import ollama_door
 from router.http import ClientGone, Receive, Scope, Send, header, reply, reply_error, reply_json
-from router.ledger import Hold
 from router.lists import find_entry, model_entry, model_list
 from router.ollama_routes import OllamaRoutes
-from router.routing import visible
+from router.routing import Rights, visible
 from router.runtime import Runtime
 
 OPENAI_ROOTS = ("/v1", "", "/api/v3")
@@ -111,9 +110,8 @@ class App:
             await self._administer(scope, receive, send)
         elif path in MODEL_LISTS:
             _require(method, "GET", "HEAD")
-            hold = await self._holder(scope)
-            entries = visible(self._runtime.snapshot, hold.key.rights)
-            await reply_json(send, 200, model_list(entries))
+            rights = await self._rights(scope)
+            await reply_json(send, 200, model_list(visible(self._runtime.snapshot, rights)))
         elif root := next((root for root in MODEL_LISTS if path.startswith(root + "/")), None):
             _require(method, "GET", "HEAD")
             await self._one_model(path[len(root) + 1 :], scope, send)
@@ -124,27 +122,24 @@ class App:
         else:
             known = ollama_door.find(method, path)
             public = isinstance(known, ollama_door.Answer) or known.op in ollama_door.PUBLIC
-            rights = None if public else (await self._holder(scope)).key.rights
-            await self._door.handle(path, scope, receive, send, rights)
+            whose = None if public else await self._rights(scope)
+            await self._door.handle(path, scope, receive, send, whose)
 
     async def _one_model(self, name: str, scope: Scope, send: Send) -> None:
-        hold = await self._holder(scope)
+        rights = await self._rights(scope)
         snapshot = self._runtime.snapshot
-        rights = hold.key.rights
         entry = find_entry(snapshot, visible(snapshot, rights), name, rights)
         await reply_json(send, 200, model_entry(entry))
 
-    async def _holder(self, scope: Scope) -> Hold:
-        """The key of a request that is no model call. Raises Unauthorized."""
+    async def _rights(self, scope: Scope) -> Rights:
+        """What the key of a request that is no model call may do. Raises Unauthorized."""
         runtime = self._runtime
         credential, anonymous = runtime.credential(scope)
-        request_id = secrets.token_hex(12)
         if anonymous is not None:
-            return await runtime.ledger.reserve_anonymous(anonymous, call_id=request_id)
-        return await runtime.ledger.reserve(credential, call_id=request_id)
+            return (await runtime.ledger.identify_anonymous(anonymous)).rights
+        return (await runtime.ledger.identify(credential)).rights
 
     # --- operators
-    # -----------------------------------------------------------------------------------------------------
 
     async def _healthz(self, scope: Scope, receive: Receive, send: Send) -> None:
         await reply_json(send, 200, {"status": "ok", "version": self._runtime.version})
@@ -178,7 +173,6 @@ class App:
         return app
 
     # --- edges
-    # ---------------------------------------------------------------------------------------------------------
 
     def _no_such_path(self, path: str) -> str:
         shown = path[:200]

@@ -106,11 +106,7 @@ class Ledger:
 
     async def reserve_anonymous(self, name: str, *, call_id: str, listener: str = "") -> Hold:
         """Admit a keyless call of a listener that is open to `name` (see `Keys.ensure_anonymous`)."""
-        key_id = self._anonymous.get(name) or self._anonymous.setdefault(name, anonymous_id(name))
-        kept = await self._look_up(key_id)
-        if kept is None or not kept.key.anonymous:
-            raise missing()
-        return Hold(self._admitted(kept.key), call_id, listener)
+        return Hold(await self.identify_anonymous(name), call_id, listener)
 
     async def identify(self, credential: str | None) -> Key:
         """The active key of a credential, as `reserve` finds it, without a call."""
@@ -127,8 +123,19 @@ class Ledger:
             raise _unknown()
         return self._admitted(kept.key)
 
-    async def settle(self, hold: Hold, *, usage: Usage | None = None, outcome: str = "") -> None:
-        """End a call, whatever became of it. Exactly once per hold: a second time does nothing and is counted."""
+    async def identify_anonymous(self, name: str) -> Key:
+        """The active key of a keyless listener, as `reserve_anonymous` finds it, without a call."""
+        key_id = self._anonymous.get(name) or self._anonymous.setdefault(name, anonymous_id(name))
+        kept = await self._look_up(key_id)
+        if kept is None or not kept.key.anonymous:
+            raise missing()
+        return self._admitted(kept.key)
+
+    def settle(self, hold: Hold, *, usage: Usage | None = None, outcome: str = "") -> None:
+        """End a call, whatever became of it. Exactly once per hold: a second time does nothing and is counted.
+
+        Returns at once and cannot be cancelled: what is to be written goes out in a task of the ledger's own.
+        """
         if hold.settled:
             self.settled_twice += 1
             log.error("a call was settled twice", extra={"call_id": hold.call_id})

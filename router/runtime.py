@@ -97,7 +97,6 @@ class Runtime:
         self._gauges()
 
     # --- life
-    # ----------------------------------------------------------------------------------------------------------
 
     async def start(
         self,
@@ -175,7 +174,6 @@ class Runtime:
         task.add_done_callback(self._tasks.discard)
 
     # --- config
-    # --------------------------------------------------------------------------------------------------------
 
     def reload(self) -> str | None:
         """Read the config file again and swap it in. Gives why not; the old config then serves on."""
@@ -213,7 +211,6 @@ class Runtime:
         self.snapshot = self._compile(self.config)
 
     # --- for calls
-    # -----------------------------------------------------------------------------------------------------
 
     def unhealthy(self, provider: Provider, model: str) -> str | None:
         block = self.health.block(f"{provider.name}/{model}")
@@ -277,7 +274,7 @@ class Runtime:
         now = self.monotonic()
         usage = trace.meter.usage if trace.meter is not None else None
         if hold is not None:
-            self.spawn(self.ledger.settle(hold, usage=usage, outcome=trace.outcome))
+            self.ledger.settle(hold, usage=usage, outcome=trace.outcome)
         self.metrics.observe(trace, self._label(trace), now)
         call = trace.call
         answered = trace.answered
@@ -327,7 +324,6 @@ class Runtime:
         return plan.asked_model if self.snapshot.entry(plan.asked_model) is not None else "other"
 
     # --- state
-    # ---------------------------------------------------------------------------------------------------------
 
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether calls can be answered, and what each part says."""

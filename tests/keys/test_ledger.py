@@ -27,9 +27,9 @@ async def test_a_call_is_admitted_and_settled_once(ledger: Ledger, keys: Keys) -
     key, credential = await keys.create(Change(name="k"))
     hold = await ledger.reserve(credential, call_id="c1", listener="l")
     assert (hold.key, hold.call_id, hold.listener) == (key, "c1", "l")
-    await ledger.settle(hold)
+    ledger.settle(hold)
     assert ledger.settled_twice == 0
-    await ledger.settle(hold)
+    ledger.settle(hold)
     assert ledger.settled_twice == 1
 
 
@@ -168,7 +168,7 @@ async def test_the_last_use_is_noted_once_a_minute(store: Store, keys: Keys) -> 
     ledger = Ledger(store, keys, clock=lambda: now)
 
     async def use() -> int | None:
-        await ledger.settle(await ledger.reserve(credential, call_id="c"))
+        ledger.settle(await ledger.reserve(credential, call_id="c"))
         while ledger._noter is not None:  # noqa: ASYNC110 - the task is its own
             await asyncio.sleep(0)
         return (await keys.get(key.id)).last_used
