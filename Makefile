@@ -6,7 +6,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format bench lock clean setup
+.PHONY: help serve test check format bench lock licences clean setup
 ARGS ?=
 RUN := .venv/bin/python -m
 CODE := router providers tools tests
@@ -46,8 +46,11 @@ format: setup ## put the code into its format and sort imports
 bench: setup ## measure the router beside nginx and two peers (tests/bench/README.md)
 	@$(RUN) tests.bench $(ARGS)
 
-lock: setup ## resolve the lock files again from pyproject.toml (ARGS=--upgrade for newer versions)
+lock: setup ## resolve the lock files again from pyproject.toml (ARGS=--upgrade for newer versions), then: make licences
 	@$(RUN) tools.lock $(ARGS)
+
+licences: setup ## write docs/licences.md: what every locked package is licensed under
+	@$(RUN) tools.licences $(ARGS)
 
 clean: ## remove the environment and the caches; keeps data/
 	rm -rf .venv .venv-incomplete .venv.lock .clients build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
