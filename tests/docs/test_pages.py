@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from router.config import Config, load_config
+from router.routing import compile_snapshot
 from tools.check_docs import ROOT, Page
 
 PAGES = sorted(
@@ -65,7 +66,17 @@ def lists(text: str, verb: str) -> bool:
 def test_a_config_on_a_page_is_valid(place: str, tmp_path: Path) -> None:
     file = tmp_path / "switchyard.yaml"
     file.write_text(configs()[place])
-    load_config(file, {})
+    assert compile_snapshot(load_config(file, {})) is not None  # the options of its vendors make sense, too
+
+
+def test_the_rows_that_the_default_file_offers_are_valid(tmp_path: Path) -> None:
+    lines = (ROOT / "config/switchyard.yaml").read_text().splitlines()
+    offered = [line for line in lines if re.match(r"  # [\w-]+: \{vendor: ", line)]
+    assert len(offered) > 8
+    file = tmp_path / "switchyard.yaml"
+    file.write_text("providers:\n" + "\n".join(line.replace("# ", "", 1) for line in offered))
+    compiled = compile_snapshot(load_config(file, {}))
+    assert len(compiled.providers) == len(offered)
 
 
 def test_pages_name_commands() -> None:
