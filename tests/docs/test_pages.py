@@ -91,6 +91,19 @@ def test_a_command_on_a_page_exists(words: tuple[str, ...]) -> None:
         assert lists(help_of(words[0]), words[1])
 
 
+def test_a_file_on_a_page_exists() -> None:
+    named = re.compile(r"(?:router|providers|tests|tools|docs|config|docker)/[\w./-]*")
+    paths = [
+        (name, span)
+        for name in PAGES
+        for _, line in Page(Path(name)).prose
+        for span in re.findall(r"`([^`]+)`", line)
+        if named.fullmatch(span)
+    ]
+    assert len(paths) > 30
+    assert [where for where in paths if not (ROOT / where[1]).exists()] == []
+
+
 def settings(model: type[BaseModel]) -> set[str]:
     """The names of all settings below a section, as they are written in the file."""
     names: set[str] = set()
