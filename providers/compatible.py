@@ -82,7 +82,7 @@ class OpenAICompatible(PlainVendor):
         if not quirks.completions and bare_text(call):
             raise UnsupportedFeature("this provider continues no bare prompts: send messages", param="prompt")
         patch_fields(body, call, quirks)
-        patch_reasoning(body, call, quirks)
+        patch_reasoning(body, call, quirks, translated)
         if translated:
             for name in quirks.drop_translated & body.keys():
                 del body[name]

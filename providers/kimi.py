@@ -49,9 +49,86 @@ _V1: Final = msgspec.structs.replace(
 )
 
 
+_UNTYPED: Final = frozenset({"type", "$ref", "anyOf", "oneOf", "allOf", "not"})
+"""With one of these a schema needs no `type` of its own, or has it."""
+_SHAPES: Final = (
+    ("object", frozenset({"properties", "required", "additionalProperties"})),
+    ("array", frozenset({"items", "minItems", "maxItems", "prefixItems"})),
+    ("number", frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})),
+)
+"""What a schema without `type` must be, by what it says; a string when it says nothing."""
+_TYPES: Final[Mapping[type, str]] = {
+    str: "string",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    list: "array",
+    dict: "object",
+    type(None): "null",
+}
+
+
+def typed(schema: Any) -> Any:
+    """A JSON schema as Kimi takes it: every schema in it has a type, and none has one beside `anyOf`."""
+    if type(schema) is not dict:
+        return schema
+    found: dict[str, Any] = {}
+    for name, value in schema.items():
+        if name in ("properties", "$defs", "definitions") and type(value) is dict:
+            found[name] = {key: typed(inner) for key, inner in value.items()}
+        elif name in ("items", "additionalProperties"):
+            found[name] = typed(value)
+        elif name in ("anyOf", "oneOf", "allOf") and type(value) is list:
+            found[name] = [
+                typed({"type": schema["type"], **inner} if _lacks_type(schema, inner) else inner) for inner in value
+            ]
+        else:
+            found[name] = value
+    if "anyOf" in found or "oneOf" in found:
+        found.pop("type", None)
+    elif _UNTYPED.isdisjoint(found):
+        found["type"] = _type_of(found)
+    return found
+
+
+def _lacks_type(schema: Mapping[str, Any], branch: Any) -> bool:
+    return "type" in schema and type(branch) is dict and _UNTYPED.isdisjoint(branch)
+
+
+def _type_of(schema: Mapping[str, Any]) -> str | list[str]:
+    values = schema["enum"] if type(schema.get("enum")) is list else [schema["const"]] if "const" in schema else []
+    kinds = list(dict.fromkeys(_TYPES.get(type(value), "string") for value in values))
+    if kinds:
+        return kinds[0] if len(kinds) == 1 else kinds
+    return next((kind for kind, words in _SHAPES if not words.isdisjoint(schema)), "string")
+
+
+def _rooted(schema: Any) -> Any:
+    """A whole schema: its root is an object."""
+    return {"type": "object", **typed({"type": "object", **schema})} if type(schema) is dict else schema
+
+
+def _patch_schemas(body: dict[str, Any]) -> None:
+    tools = body.get("tools")
+    if tools:
+        body["tools"] = [_typed_tool(tool) for tool in tools]
+    wanted = body.get("response_format")
+    spec = wanted.get("json_schema") if type(wanted) is dict else None
+    if type(wanted) is dict and type(spec) is dict and "schema" in spec:
+        body["response_format"] = {**wanted, "json_schema": {**spec, "schema": _rooted(spec["schema"])}}
+
+
+def _typed_tool(tool: dict[str, Any]) -> dict[str, Any]:
+    function = tool.get("function")
+    if type(function) is not dict or "parameters" not in function:
+        return tool
+    return {**tool, "function": {**function, "parameters": _rooted(function["parameters"])}}
+
+
 class Kimi(OpenAICompatible):
     def body(self, call: Call, sent_model: str) -> dict[str, Any]:
         body = super().body(call, sent_model)
+        _patch_schemas(body)
         choice = call.tool_choice
         if choice is None or not call.tools or choice.mode in _THINKING_TOOLS or not sent_model.startswith("kimi-k2"):
             return body

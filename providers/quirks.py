@@ -7,6 +7,7 @@ call or the caller learns which field it was.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -81,6 +82,7 @@ class Quirks(Struct, frozen=True, kw_only=True):
     empty_text: bool = True
     """Whether empty text parts are taken."""
     tool_name_min: int = 1
+    """More than 1: the shortest tool name, and that names must be of OpenAI's letters, a digit never first."""
     stops: int = 16
     """Most stop sequences."""
     completions: bool = True
@@ -163,12 +165,13 @@ _REASONING: Mapping[str, tuple[frozenset[str], Callable[[ReasoningAsk, Quirks], 
 """The fields that are the server's own words, which stand when the client used them, and how to say a wish in them."""
 
 
-def patch_reasoning(body: dict[str, Any], call: Call, quirks: Quirks) -> None:
+def patch_reasoning(body: dict[str, Any], call: Call, quirks: Quirks, translated: bool) -> None:
+    """`translated`: the body was written from another wire, so its effort is our word and not the client's own."""
     if call.reasoning is NO_REASONING and REASONING_FIELDS.isdisjoint(body):
         return
     native, write = _REASONING[quirks.reasoning_in]
     said = native & body.keys()
-    if quirks.reasoning_in == "effort" and said and not quirks.efforts_as_asked:
+    if quirks.reasoning_in == "effort" and said and (translated or not quirks.efforts_as_asked):
         word = body["reasoning_effort"]
         if word in quirks.efforts:
             body["reasoning_effort"] = quirks.efforts[word]
@@ -220,6 +223,7 @@ def patch_fields(body: dict[str, Any], call: Call, quirks: Quirks) -> None:
             del body[name]
 
 
+_STRICT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 _ANY_OBJECT = {"type": "json_schema", "json_schema": {"name": "object", "schema": {"type": "object"}}}
 
 
@@ -247,8 +251,11 @@ def _patch_tools(body: dict[str, Any], call: Call, quirks: Quirks) -> None:
         raise UnsupportedFeature(f"this provider's model cannot take tool_choice '{choice.mode}'", param="tool_choice")
     if quirks.tool_name_min > 1:
         for index, tool in enumerate(call.tools):
-            if not tool.extras and (len(tool.name) < quirks.tool_name_min or tool.name[0].isdigit()):
-                problem = f"this provider takes tool names of {quirks.tool_name_min} or more characters, a letter first"
+            if not tool.extras and (len(tool.name) < quirks.tool_name_min or not _STRICT_NAME.fullmatch(tool.name)):
+                problem = (
+                    f"this provider takes tool names of {quirks.tool_name_min} to 64 letters, digits, _ and -, "
+                    "a letter or _ first"
+                )
                 raise UnsupportedFeature(problem, param=f"tools[{index}].function.name")
 
 
