@@ -111,8 +111,8 @@ class Discovery:
             return
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                body = await self._fetch(provider, request)
-                self.lists[provider.name] = await self._complete(provider, provider.vendor.read_models(body))
+                facts = provider.vendor.read_models(await self._fetch(provider, request))
+            self.lists[provider.name] = await self._complete(provider, facts)
         except (SwitchyardError, TimeoutError) as error:
             why = error.message if isinstance(error, SwitchyardError) else "it did not answer in time"
             if self.problems.get(provider.name) != why:
@@ -128,24 +128,28 @@ class Discovery:
 
     async def _complete(self, provider: Provider, facts: Sequence[ModelFacts]) -> Sequence[ModelFacts]:
         """The list with the capabilities of models of which it does not tell them: older Ollamas say them one by
-        one."""
+        one. What is not told in time stays unknown until the next look."""
         vendor = provider.vendor
         if not isinstance(vendor, Shows):
             return facts
         known = {fact.name: fact for fact in self.lists.get(provider.name, ())}
         found = []
         asked = 0
+        until = asyncio.get_running_loop().time() + ANSWER_SECONDS
         for fact in facts:
             before = known.get(fact.name)
             if fact.capabilities.chat is None and before is not None and before.capabilities.chat is not None:
                 fact = before
             elif fact.capabilities.chat is None and asked < MOST_SHOWN:
                 asked += 1
+                request = vendor.show_request(fact.name, provider.api_key)
                 try:
-                    request = vendor.show_request(fact.name, provider.api_key)
-                    fact = vendor.read_show(fact, await self._fetch(provider, request))
+                    async with asyncio.timeout_at(until):
+                        fact = vendor.read_show(fact, await self._fetch(provider, request))
                 except SwitchyardError as error:
                     _log.debug("no details of %s from %s: %s", fact.name, provider.name, error.message)
+                except TimeoutError:
+                    asked = MOST_SHOWN
             found.append(fact)
         return found
 

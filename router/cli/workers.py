@@ -36,7 +36,7 @@ class Workers:
         self._drain_seconds = drain_seconds
         self._processes: set[asyncio.subprocess.Process] = set()
         self._keepers: list[asyncio.Task[None]] = []
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     async def start(self) -> None:
         for _ in range(self._count):
@@ -46,7 +46,7 @@ class Workers:
     async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
         """Until `stop`; then the workers drain, and `hurry` ends them at once."""
         await stop.wait()
-        self._stopping = True
+        self._stopping.set()
         self.pass_on(signal.SIGTERM)
         ended = asyncio.gather(*self._keepers)
         hurried = asyncio.create_task(hurry.wait())
@@ -58,7 +58,7 @@ class Workers:
 
     async def stop(self) -> None:
         """End what is left, hard."""
-        self._stopping = True
+        self._stopping.set()
         self.pass_on(signal.SIGKILL)
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
@@ -69,17 +69,31 @@ class Workers:
 
     async def _keep(self, process: asyncio.subprocess.Process) -> None:
         pause = 0.2
-        while not self._stopping:
+        while True:
             began = time.monotonic()
             code = await process.wait()
             self._processes.discard(process)
-            if not self._stopping:
-                text = f"switchyard: worker {process.pid} ended with {code}; starting another"
-                print(text, file=sys.stderr, flush=True)
+            why = f"worker {process.pid} ended with {code}"
+            started = None
+            while started is None:
+                if self._stopping.is_set():
+                    return
+                print(f"switchyard: {why}; starting another", file=sys.stderr, flush=True)
                 pause = 0.2 if time.monotonic() - began > STEADY_SECONDS else min(pause * 2, LONGEST_PAUSE)
-                await asyncio.sleep(pause)
-            if not self._stopping:
-                process = await self._spawn()
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._stopping.wait()
+                    return
+                except TimeoutError:
+                    pass
+                try:
+                    started = await self._spawn()
+                except OSError as bad:
+                    why = f"no worker could be started ({bad.strerror})"
+            process = started
+            if self._stopping.is_set():
+                # The signal to end was sent while this one was being started.
+                process.terminate()
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         numbers = [one.fileno() for one in self._sockets]

@@ -1,0 +1,121 @@
+"""The keeper of the worker processes: what dies is replaced, patiently, and nothing holds up the end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from router.cli.workers import VARIABLE, Workers, inherited
+
+
+def program(directory: Path, text: str) -> str:
+    """A program in place of the router; it is started as `PROGRAM -m router.cli.main ...`."""
+    path = directory / "worker"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o700)
+    return str(path)
+
+
+async def there(mark: Path) -> None:
+    """A program has made its mark."""
+    async with asyncio.timeout(10):
+        while not mark.exists():  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.02)
+
+
+async def until_said(capsys: pytest.CaptureFixture[str], word: str, times: int) -> str:
+    said = ""
+    async with asyncio.timeout(10):
+        while said.count(word) < times:
+            await asyncio.sleep(0.01)
+            said += capsys.readouterr().err
+    return said
+
+
+async def test_workers_that_die_at_once_are_started_with_growing_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marks = tmp_path / "marks"
+    monkeypatch.setattr(sys, "executable", program(tmp_path, f"date +%s%N >> {marks}; exit 3"))
+    workers = Workers(1, [], 1.0)
+    await workers.start()
+    said = await until_said(capsys, "ended with 3; starting another", 3)
+    assert said.count("worker") == 3
+    times = [int(line) / 1e9 for line in marks.read_text().split()]
+    pauses = [after - before for before, after in itertools.pairwise(times)]
+    assert pauses[0] >= 0.4
+    assert pauses[1] >= 0.8
+    stop = asyncio.Event()
+    stop.set()
+    began = time.monotonic()
+    await workers.run(stop, asyncio.Event())
+    await workers.stop()
+    assert time.monotonic() - began < 0.5, "the pause of 1.6 s is not waited out"
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "executable", program(tmp_path, "exit 0"))
+    workers = Workers(1, [], 1.0)
+    await workers.start()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "not there"))
+    await until_said(capsys, "no worker could be started", 1)
+    mark = tmp_path / "mark"
+    monkeypatch.setattr(sys, "executable", program(tmp_path, f"touch {mark}; exec sleep 60"))
+    await there(mark)
+    await workers.stop()
+
+
+async def test_the_second_signal_ends_a_worker_that_does_not_listen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "mark"
+    text = f"trap 'test -e {mark}2 && exit 0; touch {mark}2' TERM; touch {mark}; while :; do sleep 0.02; done"
+    monkeypatch.setattr(sys, "executable", program(tmp_path, text))
+    workers = Workers(1, [], 60.0)
+    await workers.start()
+    await there(mark)
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(workers.run(stop, hurry))
+    stop.set()
+    await there(Path(f"{mark}2"))
+    assert not running.done()
+    hurry.set()
+    async with asyncio.timeout(5):
+        await running
+    await workers.stop()
+
+
+async def test_what_ignores_every_signal_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = tmp_path / "mark"
+    text = f"trap '' TERM INT; touch {mark}; while :; do sleep 0.02; done"
+    monkeypatch.setattr(sys, "executable", program(tmp_path, text))
+    workers = Workers(2, [], 60.0)
+    await workers.start()
+    await there(mark)
+    workers.pass_on(signal.SIGTERM)
+    processes = list(workers._processes)
+    async with asyncio.timeout(5):
+        await workers.stop()
+    assert [process.returncode for process in processes] == [-signal.SIGKILL] * 2
+
+
+def test_sockets_are_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        monkeypatch.setenv(VARIABLE, f"{one.detach()},{two.detach()}")
+        found = inherited()
+        try:
+            assert len(found) == 2
+            assert all(each.gettimeout() == 0 for each in found)
+            assert inherited() == [], "what a worker starts is no worker"
+        finally:
+            for each in found:
+                each.close()
