@@ -305,8 +305,8 @@ def _ollama(patient: Doctor) -> Iterable[Finding]:
         else:
             text = patient.words(f"no Ollama at {provider.base_url}", f"{provider.base_url} 没有 Ollama")
             fix = patient.words(
-                "start it (ollama serve) or set OLLAMA_HOST; without one the demo model, where it is on, answers in its place",
-                "启动 ollama serve 或设置 OLLAMA_HOST；没有它时由演示模型代替回答",
+                "start it (ollama serve) or set OLLAMA_HOST; else the demo model, where it is on, answers in its place",
+                "启动 ollama serve 或设置 OLLAMA_HOST；否则由演示模型（如已启用）代替回答",
             )
             yield Finding("warn", f"provider {provider.name}", text, fix)
 
