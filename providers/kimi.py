@@ -1,6 +1,6 @@
 """Kimi (Moonshot). Wire: chat completions. Docs: https://platform.moonshot.ai/docs
 
-Keys of platform.moonshot.cn work at https://api.moonshot.cn/v1 only: say it as `base_url`.
+Keys of platform.moonshot.ai work at https://api.moonshot.ai/v1 only: say it as `base_url`.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Kimi(OpenAICompatible):
 VENDOR: Vendor = Kimi(
     "kimi",
     _QUIRKS,
-    base_url="https://api.moonshot.ai/v1",
+    base_url="https://api.moonshot.cn/v1",
     key_env="MOONSHOT_API_KEY",
     by_model=(("kimi-k3*", _K3), ("kimi-k2.7-code*", _K2_CODE), ("moonshot-v1-*", _V1)),
 )

@@ -160,3 +160,35 @@ def test_what_cannot_be_said_names_the_field() -> None:
     with pytest.raises(UnsupportedFeature) as caught:
         registry.vendor("kimi").request(chat(tools=[{"type": "function", "function": {"name": "f"}}]), "kimi-k3", None)
     assert caught.value.param == "tools[0].function.name"
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({}, {"type": "object"}),
+        ({"type": "object", "properties": {"a": True}}, {"type": "object", "properties": {"a": True}}),
+        (
+            {"type": "object", "properties": {"type": {}, "n": {"const": 1.5}, "o": {"enum": [None, {}]}}},
+            {
+                "type": "object",
+                "properties": {
+                    "type": {"type": "string"},
+                    "n": {"const": 1.5, "type": "number"},
+                    "o": {"enum": [None, {}], "type": ["null", "object"]},
+                },
+            },
+        ),
+        (
+            {"anyOf": [{"required": ["a"]}, {"$ref": "#/$defs/x"}]},
+            {"type": "object", "anyOf": [{"type": "object", "required": ["a"]}, {"$ref": "#/$defs/x"}]},
+        ),
+    ],
+)
+def test_kimi_gets_a_type_in_every_schema(given: dict[str, Any], sent: dict[str, Any]) -> None:
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": given}}
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": given}}
+    call = chat(tools=[tool], response_format=form)
+    body = orjson.loads(registry.vendor("kimi").request(call, "kimi-k3", None).body)
+    assert body["tools"][0]["function"]["parameters"] == sent
+    assert body["response_format"]["json_schema"]["schema"] == sent
+    assert call.raw["tools"] == [tool], "the client's body stays as it was"
