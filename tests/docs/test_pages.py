@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from providers import errors
+from providers.errors import SwitchyardError
 from router.config import Config, load_config
+from router.metrics import Metrics
 from router.routing import compile_snapshot
 from tools.check_docs import ROOT, Page
 
@@ -104,6 +107,41 @@ def test_a_file_on_a_page_exists() -> None:
     assert [where for where in paths if not (ROOT / where[1]).exists()] == []
 
 
+def words_of(page: str) -> set[str]:
+    """The words that stand in backticks."""
+    spans = [span for _, line in Page(Path(page)).prose for span in re.findall(r"`([^`]+)`", line)]
+    return set(re.findall(r"[\w-]+", " ".join(spans)))
+
+
+def test_every_error_code_is_described() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SwitchyardError)]
+    codes = {kind.code for kind in kinds}
+    assert {"invalid_api_key", "no_target", "provider_timeout"} <= codes
+    for page in ("docs/operating.md", "README.md", "README.zh-CN.md"):
+        short = {"internal_error", "request_timeout", "headers_too_large"} if page.startswith("README") else set()
+        assert codes - short <= words_of(page), f"{page} lacks {sorted(codes - short - words_of(page))}"
+
+
+def test_every_metric_is_described() -> None:
+    text = Metrics("1").render().decode()
+    source = "".join((ROOT / "router" / name).read_text() for name in ("metrics.py", "runtime.py"))
+    names = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
+    names |= {f"switchyard_{name}" for name in re.findall(r'\bgauge\(\s*"(\w+)"', source)}
+    names = {name for name in names if not name.endswith("_created")}
+    assert {"switchyard_requests_total", "switchyard_config_ok"} <= names
+    described = words_of("docs/operating.md")
+    assert names <= described, f"docs/operating.md lacks {sorted(names - described)}"
+
+
+def test_every_field_of_the_request_log_is_described() -> None:
+    source = (ROOT / "router/runtime.py").read_text()
+    block = source[source.index("self.log.write(") :]
+    fields = set(re.findall(r'^ {16}"(\w+)":', block, re.MULTILINE))
+    assert {"request_id", "tokens_in", "tags"} <= fields
+    described = words_of("docs/operating.md")
+    assert fields <= described, f"docs/operating.md lacks {sorted(fields - described)}"
+
+
 def settings(model: type[BaseModel]) -> set[str]:
     """The names of all settings below a section, as they are written in the file."""
     names: set[str] = set()
@@ -122,7 +160,7 @@ def sections(annotation: object) -> list[type[BaseModel]]:
 
 
 def test_every_setting_is_described() -> None:
-    described = set(re.findall(r"[\w-]+", " ".join(re.findall(r"`([^`]+)`", (ROOT / "config/README.md").read_text()))))
+    described = words_of("config/README.md")
     names = settings(Config)
     assert {"listen", "drain_seconds", "api_key", "first_content", "weight", "schema"} <= names
     assert names <= described, f"config/README.md lacks {sorted(names - described)}"
