@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from providers.call import Call
-from providers.errors import NotAllowed, StoreUnavailable, SwitchyardError
+from providers.errors import InvalidRequest, NotAllowed, StoreUnavailable, SwitchyardError
 from providers.scrub import clean
 from providers.vendor import ModelFacts
 from providers.wire import Stamp
@@ -137,7 +137,7 @@ class Runtime:
                 await model.start()
         self.snapshot = self._compile(self.config)
         if not worker and not await self._make(on_made):
-            self.spawn(self._make_later(on_made))
+            undo.callback(self.spawn(self._make_later(on_made)).cancel)
         undo.push_async_callback(self.discovery.stop)
         await self.discovery.start()
 
@@ -167,11 +167,12 @@ class Runtime:
             for task in late:
                 task.cancel()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run in a task that the application owns: a client that leaves does not cancel it."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # --- config
 
@@ -302,8 +303,8 @@ class Runtime:
                     }
                     for attempt in trace.attempts
                 ],
-                "error": trace.error.message if trace.error is not None else None,
-                "detail": clean(" ".join(getattr(trace.error, "__notes__", ()))) or None,
+                "param": trace.error.param if trace.error is not None else None,
+                **_said(trace.error),
                 "ms": round((now - trace.started) * 1000, 1),
                 "first_content_ms": _ms(trace.first_content, trace.started),
                 "overhead_ms": round(trace.overhead(now) * 1000, 2),
@@ -321,7 +322,8 @@ class Runtime:
             return "other"
         if plan.matched.startswith("pattern:"):
             return plan.matched[8:]
-        return plan.asked_model if self.snapshot.entry(plan.asked_model) is not None else "other"
+        entry = self.snapshot.entry(plan.asked_model)
+        return entry.id if entry is not None else "other"
 
     # --- state
 
@@ -351,6 +353,14 @@ class Runtime:
             lambda: 0.0 if self.config_problem else 1.0,
         )  # fmt: skip
         gauge("queued_calls", "Calls that wait for a place at a provider.", lambda: sum(self.engine.queued().values()))
+
+
+def _said(error: SwitchyardError | None) -> Mapping[str, str | None]:
+    """An error's sentences for the log. A refusal of the call itself may quote what stands in it, from the prompt to a
+    misplaced key: there the code (`outcome`) and the field (`param`) have to do."""
+    if error is None or isinstance(error, InvalidRequest) or getattr(error, "scope", None) == "request":
+        return {"error": None, "detail": None}
+    return {"error": error.message, "detail": clean(" ".join(getattr(error, "__notes__", ()))) or None}
 
 
 def _tags(text: str | None) -> str | None:

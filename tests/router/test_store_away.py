@@ -1,0 +1,128 @@
+"""A remote store that is not there: the router lives, says so, refuses quickly, and begins by itself when it comes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from os import environ
+from pathlib import Path
+
+import pytest
+
+from router.credentials import new_credential, new_id
+from router.embedded import find_binary
+from tests.simulators.client import CLIENTS, OPENAI, Client
+from tests.simulators.router import RouterProcess, providers
+from tests.simulators.server import Simulator, free_port
+
+Serve = Callable[..., RouterProcess]
+QUICK = 0.3
+"""Seconds within which a call is refused while the store is away."""
+
+
+@contextmanager
+def store_at(port: int, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A real server on TCP, with an append-only file so that it comes back with what it knew."""
+    settings = {
+        "port": port, "bind": "127.0.0.1", "dir": directory, "save": "", "appendonly": "yes",
+        "maxmemory-policy": "noeviction",
+    }  # fmt: skip
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    with subprocess.Popen([find_binary(environ), *words], stdout=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    limit = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < limit, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def refused_quickly(client: Client) -> None:
+    """Every call is refused in its dialect as something that will pass; the best of three is timed."""
+    for dialect in CLIENTS:
+        took = []
+        for _ in range(3):
+            reply = client.ask(dialect, "chat", stream=False)
+            assert reply.status == 503, reply.body
+            assert "store" in dialect.error_of(reply)
+            took.append(reply.seconds)
+        assert min(took) < QUICK
+    assert client.request("GET", "/v1/models").status == 503
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_from_a_start_without_it_to_calls(
+    serve: Serve, cloud: Simulator, local: Simulator, tmp_path: Path, workers: int
+) -> None:
+    port = free_port()
+    config = {**providers(cloud.url, local.url), "redis": {"url": f"redis://127.0.0.1:{port}/0"}}
+    router = serve(config, None, ["--workers", str(workers)])
+    stranger = Client(router.port, new_credential(new_id()))
+    until(lambda: stranger.request("GET", "/healthz").status == 200)
+    ready = stranger.request("GET", "/readyz")
+    assert ready.status == 503
+    assert f"127.0.0.1:{port}" in ready.json["store"]
+    assert "not made yet" in "\n".join(router.out)
+    refused_quickly(stranger)
+    with ExitStack() as stack:
+        first = stack.enter_context(store_at(port, tmp_path))
+        line = router.wait_line("  key          sk-", router.out, 10)
+        key = re.search(r"sk-\S+", line)
+        assert key is not None
+        assert sum("sk-" in each for each in router.out) == 1, "it is shown once"
+        router.wait_line("  admin token  ", router.out)
+        client = Client(router.port, key[0])
+        until(lambda: client.request("GET", "/readyz").status == 200)
+        until(lambda: all(client.ask(OPENAI, "chat", stream=False).status == 200 for _ in range(4)))
+        assert stranger.ask(OPENAI, "chat", stream=False).status == 401
+
+        first.kill()
+        first.wait()
+        until(lambda: client.request("GET", "/readyz").status == 503)
+        refused_quickly(client)
+        assert client.request("GET", "/healthz").status == 200
+
+        stack.enter_context(store_at(port, tmp_path))
+        until(lambda: all(client.ask(OPENAI, "chat", stream=False).status == 200 for _ in range(4)))
+        until(lambda: client.request("GET", "/readyz").status == 200)
+    assert router.stop() == 0
+    assert sum("sk-" in each for each in router.out) == 1, "a store that comes back makes no new key"
+
+
+def test_an_end_while_the_store_is_away(serve: Serve, cloud: Simulator, local: Simulator) -> None:
+    config = {**providers(cloud.url, local.url), "redis": {"url": f"redis://127.0.0.1:{free_port()}/0"}}
+    router = serve(config)
+    began = time.monotonic()
+    assert router.stop() == 0
+    assert time.monotonic() - began < 1.9, "it waits for nothing"
+
+
+def test_a_running_stream_outlives_the_store(
+    serve: Serve, cloud: Simulator, local: Simulator, tmp_path: Path, fresh: Callable[[str], str]
+) -> None:
+    """A call that was admitted is answered to its end."""
+    port = free_port()
+    config = {**providers(cloud.url, local.url), "redis": {"url": f"redis://127.0.0.1:{port}/0"}}
+    with store_at(port, tmp_path) as store:
+        router = serve(config)
+        if not router.key:
+            router.key = router.wait_line("  key          sk-", router.out, 10).split()[1]
+        client = Client(router.port, router.key)
+        model = fresh("slow")
+        found = []
+        call = threading.Thread(target=lambda: found.append(client.ask(OPENAI, f"cloud/{model}", stream=True)))
+        call.start()
+        cloud.wait_for(model)
+        store.kill()
+        call.join(10)
+        assert OPENAI.read(found[0], stream=True).complete
+        assert client.ask(OPENAI, "chat", stream=False).status == 503
