@@ -143,7 +143,7 @@ async def test_a_killed_router_leaves_no_server_and_loses_nothing(tmp_path: Path
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 async def test_an_orphan_that_nobody_ended_is_stopped_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.embedded._die_with_parent", lambda: None)
+    monkeypatch.setattr("router.embedded.die_with_parent", lambda: None)
     orphan = Embedded(tmp_path)
     orphan.prepare()
     assert orphan.acquire("serve")
