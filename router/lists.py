@@ -15,6 +15,10 @@ CREATED = 1_700_000_000
 _CREATED_TEXT = datetime.fromtimestamp(CREATED, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+_CHAT = ("generateContent", "streamGenerateContent")
+_EMBEDDING = ("embedContent", "batchEmbedContents")
+
+
 def model_entry(entry: Entry) -> dict[str, Any]:
     """One model for OpenAI, Anthropic and Gemini clients at once; each ignores what it does not know."""
     can = entry.capabilities
@@ -53,10 +57,10 @@ def model_list(entries: Sequence[Entry]) -> Mapping[str, Any]:
             {
                 "name": item["name"],
                 "displayName": item["id"],
-                "supportedGenerationMethods": ["generateContent", "streamGenerateContent"],
+                "supportedGenerationMethods": _EMBEDDING if entry.capabilities.chat is False else _CHAT,
                 **({"inputTokenLimit": item["context_length"]} if "context_length" in item else {}),
             }
-            for item in data
+            for entry, item in zip(entries, data, strict=True)
         ],
     }
 

@@ -1,0 +1,165 @@
+"""`/metrics` of a real router after calls of every kind: complete, well formed, and bounded whatever clients send."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from router.metrics import Metrics
+from tests.simulators.client import CLIENTS, OPENAI, Client
+from tests.simulators.router import RouterProcess, providers
+from tests.simulators.server import Simulator
+
+Serve = Callable[..., RouterProcess]
+Series = tuple[str, tuple[tuple[str, str], ...]]
+
+
+def scrape(client: Client) -> dict[str, Metric]:
+    reply = client.request("GET", "/metrics")
+    assert reply.status == 200
+    assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return {family.name: family for family in text_string_to_metric_families(reply.body.decode())}
+
+
+def values(families: Mapping[str, Metric]) -> dict[Series, float]:
+    found: dict[Series, float] = {}
+    for family in families.values():
+        for sample in family.samples:
+            name = (sample.name, tuple(sorted(sample.labels.items())))
+            assert name not in found, f"{name} stands twice"
+            found[name] = sample.value
+    return found
+
+
+def series(families: Mapping[str, Metric]) -> Counter[str]:
+    """How many sets of labels each family has; the buckets of a histogram are one."""
+    sets = {
+        (family.name, tuple(sorted((name, value) for name, value in sample.labels.items() if name != "le")))
+        for family in families.values()
+        for sample in family.samples
+    }
+    return Counter(name for name, _ in sets)
+
+
+def value(client: Client, name: str, **labels: str) -> float:
+    """The sum of the series with these labels."""
+    return sum(
+        found
+        for (sample, given), found in values(scrape(client)).items()
+        if sample == name and labels.items() <= dict(given).items()
+    )
+
+
+def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
+    limit = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < limit, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def counted(module_serve: Serve, cloud: Simulator, local: Simulator) -> Client:
+    config = providers(cloud.url, local.url)
+    config["models"]["gpt-*"] = {"targets": ["cloud/answer"]}
+    router = module_serve(config)
+    client = Client(router.port, router.key)
+    for dialect in CLIENTS:
+        for stream in (True, False):
+            for model in ("chat", "cloud/500@counted", "nobody", "gpt-5", "down/x"):
+                client.ask(dialect, model, stream=stream)
+    client.request("POST", "/v1/embeddings", {"model": "chat", "input": "x"})
+    with client.open("POST", OPENAI.path, OPENAI.body("cloud/endless-slow@left", stream=True)) as answer:
+        answer.read1(10)
+    until(lambda: value(client, "switchyard_client_disconnects_total") == 1)
+    return client
+
+
+def test_every_metric_is_there(counted: Client) -> None:
+    families = scrape(counted)
+    declared = {metric.name for metric in Metrics("0").registry.collect()}
+    assert len(declared) >= 10
+    gauges = {"upstream_sockets", "log_lines_dropped", "config_ok", "queued_calls"}
+    assert families.keys() == declared | {f"switchyard_{name}" for name in gauges}, "no birthdays of counters"
+    assert [name for name in families if not families[name].samples] == []
+    assert all(name.startswith("switchyard_") for name in families)
+    assert all(family.documentation for family in families.values())
+
+
+def test_the_text_is_well_formed(counted: Client) -> None:
+    families = scrape(counted)
+    found = values(families)
+    for family in families.values():
+        if family.type == "counter":
+            assert all(sample.name.endswith("_total") for sample in family.samples)
+        if family.type != "histogram":
+            continue
+        buckets: dict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = {}
+        for sample in family.samples:
+            if sample.name.endswith("_bucket"):
+                labels = tuple(sorted((k, v) for k, v in sample.labels.items() if k != "le"))
+                buckets.setdefault(labels, []).append((float(sample.labels["le"]), sample.value))
+        for labels, steps in buckets.items():
+            counts = [count for _, count in sorted(steps)]
+            assert counts == sorted(counts)
+            assert counts[-1] == found[f"{family.name}_count", labels]
+    assert found[("switchyard_requests_in_flight", ())] == 0
+    assert found[("switchyard_config_ok", ())] == 1
+
+
+def test_what_is_counted(counted: Client) -> None:
+    """Twice each: both dialects; and streamed or not."""
+
+    def calls(**labels: str) -> float:
+        return value(counted, "switchyard_requests_total", **labels)
+
+    assert calls(model="chat", provider="cloud", status="200", fallback="none") == 5
+    assert calls(model="gpt-*", status="200") == 4, "a pattern is one model"
+    assert calls(model="other", provider="local", status="200", fallback="unavailable") == 4
+    assert calls(model="other", provider="local", status="200", fallback="unreachable") == 4
+    assert calls(model="other", provider="none", status="404") == 4
+    assert calls(status="499", provider="cloud") == 1, "the client left"
+    assert value(counted, "switchyard_fallbacks_total", to="local") == 8
+    assert value(counted, "switchyard_attempts_total", provider="cloud", outcome="unavailable") == 4
+    assert value(counted, "switchyard_attempts_total", provider="down", outcome="unreachable") == 4
+    assert value(counted, "switchyard_tokens_total", provider="cloud", type="input") > 0
+    assert value(counted, "switchyard_time_to_first_token_seconds_count") > 0
+
+
+def test_unknown_names_make_no_series(counted: Client) -> None:
+    dice = random.Random(7)
+    alphabet = 'abcdefghijklmnopqrstuvwxyz0123456789:.-/你"\\{}\n'
+    for prefix in ("", "cloud/"):
+        for stream in (True, False):
+            counted.ask(OPENAI, f"{prefix}the first", stream=stream)
+        before = series(scrape(counted))
+        for number in range(200):
+            name = prefix + "".join(dice.choices(alphabet, k=dice.randrange(1, 30)))
+            counted.request("POST", OPENAI.path, json.dumps(OPENAI.body(name, stream=number % 2 == 0)).encode())
+        more = series(scrape(counted)) - before
+        assert all(count <= 1 for count in more.values()), f"one for names that are refused as such: {more}"
+
+
+def test_other_spellings_of_a_known_name_make_no_series(counted: Client) -> None:
+    before = series(scrape(counted))
+    statuses = {
+        name: counted.ask(OPENAI, name, stream=False).status for name in ("chat:latest", "CHAT", "Chat:latest", "cHaT")
+    }
+    assert series(scrape(counted)) == before, statuses
+    assert 200 in statuses.values()
+
+
+def test_gauges_are_read_when_they_are_asked_for() -> None:
+    metrics = Metrics("1.2.3")
+    level = [1.0]
+    metrics.gauge("level", "A level.", lambda: level[0])
+    for number in (1.0, 5.0):
+        level[0] = number
+        assert f"switchyard_level {number}" in metrics.render().decode()
+    assert 'switchyard_build_info{version="1.2.3"} 1.0' in metrics.render().decode()
