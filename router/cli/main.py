@@ -34,7 +34,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     "models": Verb("router.cli.models:models", "List the models that can be asked for."),
     "providers": Verb("router.cli.providers:app", "List the providers and why one is off; try one."),
     "route": Verb("router.cli.route:route", "Show where a model name leads, and why not elsewhere."),
-    "keys": Verb("router.cli.keys:app", "Create, list, show and revoke API keys."),
+    "keys": Verb("router.cli.keys:app", "Create, list, show, change and revoke API keys."),
     "version": Verb("router.cli.version:version", "Print the version."),
 }
 
