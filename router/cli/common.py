@@ -77,6 +77,18 @@ def fail(message: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
+def tell(text: str, *, err: bool = False) -> None:
+    """A line for whoever watches a router that runs. Nobody has to: when the pipe is closed or the disk is full, the
+    stream is sent nowhere from then on, and the router goes on."""
+    stream = sys.stderr if err else sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # or the interpreter's last flush would make the exit code 120
+        os.close(nowhere)
+
+
 def print_json(value: Any) -> None:  # any JSON
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.common import ConfigOption, config_path, fail, read_config
+from router.cli.common import ConfigOption, config_path, fail, read_config, tell
 
 if TYPE_CHECKING:
     from router.config import Config
@@ -214,7 +214,7 @@ class _Console:
         self._shown = False
 
     def line(self, text: str, *, err: bool = False) -> None:
-        print(text, file=sys.stderr if err else sys.stdout, flush=True)
+        tell(text, err=err)
 
     def model(self, state: ModelState) -> None:
         """Progress of the demo model, a line for each step."""

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 
+from router.cli.common import tell
 from router.embedded import die_with_parent
 
 VARIABLE = "SWITCHYARD_WORKER_SOCKETS"
@@ -78,7 +79,7 @@ class Workers:
             while started is None:
                 if self._stopping.is_set():
                     return
-                print(f"switchyard: {why}; starting another", file=sys.stderr, flush=True)
+                tell(f"switchyard: {why}; starting another", err=True)
                 pause = 0.2 if time.monotonic() - began > STEADY_SECONDS else min(pause * 2, LONGEST_PAUSE)
                 try:
                     async with asyncio.timeout(pause):

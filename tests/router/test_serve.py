@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.simulators.client import OPENAI, Client
+from tests.simulators.client import OPENAI, Client, Reply
 from tests.simulators.router import ROOT, RouterProcess, _clean_environment, providers
 from tests.simulators.server import Simulator, free_port
 
@@ -363,3 +364,58 @@ def settled(statuses: list[tuple[float, int]], since: float) -> bool:
     """A second after the kill at the earliest: the last thirty calls were all answered."""
     last = statuses[-30:]
     return last[0][0] > since + 1 and all(status == 200 for _, status in last)
+
+
+# --- a terminal that goes away
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nobody_reads_any_more_what_it_says(
+    tmp_path: Path, cloud: Simulator, local: Simulator, fresh: Callable[[str], str], workers: int
+) -> None:
+    """`switchyard serve | head`: it serves, refuses a bad reload, replaces workers, drains, and ends well."""
+    router = RouterProcess(tmp_path, {**providers(cloud.url, local.url), "server": {"limits": {"drain_seconds": 10}}})
+    with subprocess.Popen(
+        [*router.command, "--workers", str(workers)],
+        cwd=ROOT,
+        env=router._env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        try:
+            router.process = process
+            assert process.stdout is not None
+            assert process.stderr is not None
+            banner = ""
+            for line in process.stdout:
+                banner += line.decode()
+                if "curl" in banner:
+                    break
+            key = re.search(r"^  key +(sk-\S+)", banner, re.MULTILINE)
+            assert key is not None
+            process.stdout.close()
+            process.stderr.close()
+            client = Client(router.port, key[1])
+            until(lambda: client.request("GET", "/healthz").status == 200)
+            for _ in range(5):
+                assert client.ask(OPENAI, "chat", stream=False).status == 200
+            if workers == 1:
+                until(lambda: b"switchyard_log_lines_dropped 5.0" in client.request("GET", "/metrics").body)
+            else:
+                victim = min(workers_of(router))
+                os.kill(victim, signal.SIGKILL)
+                until(lambda: len(workers_of(router) - {victim}) == 2)
+            router.config_path.write_text("nonsense: 1\n")
+            process.send_signal(signal.SIGHUP)
+            until(lambda: client.request("GET", "/readyz").json["config"] != "ok")
+            with client.open("POST", OPENAI.path, OPENAI.body(f"cloud/{fresh('slow')}", stream=True)) as answer:
+                seen = answer.read1(65536)
+                process.send_signal(signal.SIGTERM)
+                told = OPENAI.read(Reply(200, {}, seen + answer.read(), 0.0), stream=True)
+            assert told.complete, "it waits for calls that run"
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+    assert belonging(process.pid, tmp_path) == set()

@@ -14,8 +14,10 @@ class _Leaping(selectors.DefaultSelector):
     """Waits for nothing: where the loop would sleep, the clock moves on."""
 
     now = BEGIN
+    turns = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.turns += 1
         ready: list[tuple[selectors.SelectorKey, int]] = super().select(0)
         if not ready:
             if timeout is None:
@@ -50,3 +52,10 @@ def timers() -> int:
     """Timers that still wait in the running loop."""
     scheduled: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]  # no public way to ask
     return sum(not handle.cancelled() for handle in scheduled)
+
+
+def turns() -> int:
+    """How often the running loop has turned."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return loop._leaping.turns
