@@ -96,11 +96,13 @@ async def test_the_second_signal_ends_a_worker_that_does_not_listen(
 
 async def test_what_ignores_every_signal_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = tmp_path / "mark"
-    text = f"trap '' TERM INT; touch {mark}; while :; do sleep 0.02; done"
+    text = f"trap '' TERM INT; touch {mark}$$; while :; do sleep 0.02; done"
     monkeypatch.setattr(sys, "executable", program(tmp_path, text))
     workers = Workers(2, [], 60.0)
     await workers.start()
-    await there(mark)
+    async with asyncio.timeout(10):
+        while len(list(tmp_path.glob("mark*"))) < 2:  # noqa: ASYNC110 - other processes make them
+            await asyncio.sleep(0.02)
     workers.pass_on(signal.SIGTERM)
     processes = list(workers._processes)
     async with asyncio.timeout(5):
