@@ -286,6 +286,7 @@ class Ledger:
             self._noter = self._loop.create_task(self._write_uses(), name="ledger notes uses")
 
     async def _write_uses(self) -> None:
+        touched: dict[str, int] = {}
         try:
             while self._touched:
                 touched, self._touched = self._touched, {}
@@ -294,6 +295,8 @@ class Ledger:
         except (RedisError, OSError, TimeoutError) as error:
             # A courtesy to the operator; the next use of the key writes it again.
             log.debug("last use not written: %s", type(error).__name__)
+            for key_id in touched:
+                self._used.pop(key_id, None)
         finally:
             self._noter = None
 

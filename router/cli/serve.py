@@ -284,8 +284,9 @@ _WILDCARDS = ("0.0.0.0", "[::]")  # compared, not bound
 
 
 def _model_to_try(runtime: Runtime) -> str:
-    """A model that will answer: a local one that is on, else the first that is on."""
+    """A model that will answer: the demo model, else one of a provider that did not just refuse to say its list."""
     entries = [entry for entry in runtime.snapshot.listed if entry.capabilities.chat is not False]
     demo = [entry for entry in entries if any(name in runtime.local_models for name in entry.providers)]
-    chosen = demo or [entry for entry in entries if entry.local] or entries
+    there = [entry for entry in entries if not any(name in runtime.discovery.problems for name in entry.providers)]
+    chosen = demo or there or entries
     return chosen[0].id if chosen else "gpt-4o-mini"
