@@ -312,7 +312,9 @@ class Engine:
                     failure = watch.take()
                     if failure is None:
                         raise
-                    self._broke(target, record, trace, failure)
+                    # The client was slow to take what the provider had sent: no failure of the provider's.
+                    trace.error = failure
+                    trace.client_gone = trace.client_gone or isinstance(failure, ClientStalled)
                     return
                 watch.sending = None
 

@@ -100,8 +100,7 @@ class Health:
         # Calls that were under way when the provider asked for a pause may still fail; its word holds.
         cooling = state.cooldown and now < state.until
         if not cooling or isinstance(error, RateLimited):
-            # A copy: the error itself holds, by its traceback, everything that the failed call had in its hands.
-            state.error = copy(error)
+            state.error = _without_words(error)
         if isinstance(error, RateLimited):
             state.rate_limits += 1
             told = error.retry_after
@@ -120,3 +119,12 @@ class Health:
     def snapshot(self) -> dict[str, Block]:
         """Every deployment that is blocked now, for status pages."""
         return {name: block for name in list(self._states) if (block := self.block(name)) is not None}
+
+
+def _without_words(error: UpstreamError) -> UpstreamError:
+    """The error as later callers may see it. A copy, since the error itself holds by its traceback all that the failed
+    call had in its hands; and with a sentence of ours, since the provider's may quote that call."""
+    kept = copy(error)
+    kept.__dict__.pop("__notes__", None)
+    kept.message = f"the provider failed a moment ago ({error.reason})"
+    return kept

@@ -235,21 +235,25 @@ class Keys:
         self.pepper = pepper
         self.clock = clock
         self._seen_admin: bytes | None = None
+        self._first: tuple[str, Record, str] | None = None
         self._admin_digest = None if admin_token is None else digest(pepper, admin_token)
 
     # --- making and changing
 
     async def create(self, change: Change) -> tuple[Key, str]:
         """A new key and its credential, which exists in clear only in this answer."""
+        record, credential = self._new(change)
+        await self._add(record)
+        return key_of(record), credential
+
+    def _new(self, change: Change) -> tuple[Record, str]:
         fields = checked(change, self.clock())
         if "name" not in fields:
             raise InvalidRequest("a key needs a name", param="name")
         key_id = new_id()
         credential = new_credential(key_id)
         record = Record(id=key_id, digest=digest(self.pepper, credential).hex(), created=int(self.clock()), name="")
-        record = msgspec.structs.replace(record, **fields)
-        await self._add(record)
-        return key_of(record), credential
+        return msgspec.structs.replace(record, **fields), credential
 
     async def change(self, ref: str, change: Change, *, expected_version: int | None = None) -> Key:
         """Set fields of a key (by id or by its name, when only one key has it). Effective on the next call made with
@@ -374,17 +378,27 @@ class Keys:
         """At the very first start: an admin token (unless SWITCHYARD_ADMIN_TOKEN is set) and a first key named
         `default`.
         """
-        token: str | None = None
+        # Made once and written until the store has it: a reply that was lost does not cost the operator the secrets.
+        if self._first is None:
+            self._first = (new_admin_token(), *self._new(Change(name="default")))
+        token, record, credential = self._first
+        mine = digest(self.pepper, token).hex()
         async with self._errors():
-            if self._admin_digest is None:
-                made = new_admin_token()
-                if await self._redis.set(ADMIN, digest(self.pepper, made).hex(), nx=True):
-                    token = made
-            first = await self._redis.set(FIRST_START, int(self.clock()), nx=True)
-        credential: str | None = None
-        if first and not any(not listed.key.anonymous for listed in await self.list()):
-            _, credential = await self.create(Change(name="default"))
-        return Bootstrap(token, credential)
+            shown = self._admin_digest is None and await self._claim(ADMIN, mine)
+            begun = await self._redis.get(FIRST_START)
+        ours = begun == record.id.encode()
+        if begun is None and all(listed.key.anonymous or listed.key.id == record.id for listed in await self.list()):
+            await self._add(record)
+            ours = True
+        async with self._errors():
+            ours = await self._claim(FIRST_START, record.id) and ours
+        self._first = None
+        return Bootstrap(token if shown else None, credential if ours else None)
+
+    async def _claim(self, name: str, value: str) -> bool:
+        """Write what nobody has written yet. Whether it is there by us, also when an earlier try of ours wrote it."""
+        await self._redis.set(name, value, nx=True)
+        return bool(await self._redis.get(name) == value.encode())
 
     # --- the store
 

@@ -16,8 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from providers.call import Call
-from providers.errors import InvalidRequest, NotAllowed, StoreUnavailable, SwitchyardError
-from providers.scrub import clean
+from providers.errors import (
+    InvalidRequest,
+    NotAllowed,
+    StoreUnavailable,
+    SwitchyardError,
+    TimedOut,
+    Unreachable,
+    UpstreamError,
+)
 from providers.vendor import ModelFacts
 from providers.wire import Stamp
 from providers.wires.ollama.loading import load_answer
@@ -186,6 +193,9 @@ class Runtime:
         except ConfigErrors as errors:
             self.config_problem = "; ".join(str(problem) for problem in errors.problems[:5])
         else:
+            for name in _RESTART:
+                if _part(config, name) != _part(self.config, name):
+                    _log.warning("%s has changed in the config file: that takes effect at the next start", name)
             self.config, self.snapshot = config, snapshot
             self.config_problem = None
             self.config_loaded_at = self.clock()
@@ -215,9 +225,7 @@ class Runtime:
 
     def unhealthy(self, provider: Provider, model: str) -> str | None:
         block = self.health.block(f"{provider.name}/{model}")
-        if block is None:
-            return None
-        return f"{block.error.message if block.error else block.reason}; tried again in {block.seconds:.0f} s"
+        return None if block is None else f"{block.reason}; it is tried again in {block.seconds:.0f} s"
 
     def cooling(self, provider: Provider, model: str) -> str | None:
         """Like `unhealthy`, but only where the provider itself asked for a pause."""
@@ -304,7 +312,8 @@ class Runtime:
                     for attempt in trace.attempts
                 ],
                 "param": trace.error.param if trace.error is not None else None,
-                **_said(trace.error),
+                "error": _said(trace.error),
+                "provider_code": _code(trace.error.native_code) if trace.error is not None else None,
                 "ms": round((now - trace.started) * 1000, 1),
                 "first_content_ms": _ms(trace.first_content, trace.started),
                 "overhead_ms": round(trace.overhead(now) * 1000, 2),
@@ -355,12 +364,30 @@ class Runtime:
         gauge("queued_calls", "Calls that wait for a place at a provider.", lambda: sum(self.engine.queued().values()))
 
 
-def _said(error: SwitchyardError | None) -> Mapping[str, str | None]:
-    """An error's sentences for the log. A refusal of the call itself may quote what stands in it, from the prompt to a
-    misplaced key: there the code (`outcome`) and the field (`param`) have to do."""
-    if error is None or isinstance(error, InvalidRequest) or getattr(error, "scope", None) == "request":
-        return {"error": None, "detail": None}
-    return {"error": error.message, "detail": clean(" ".join(getattr(error, "__notes__", ()))) or None}
+_RESTART = ("server.listen", "server.workers", "redis", "data_dir")
+"""Settings that a reload does not change."""
+
+
+def _part(config: Config, name: str) -> object:
+    value: object = config
+    for step in name.split("."):
+        value = getattr(value, step)
+    return value
+
+
+def _said(error: SwitchyardError | None) -> str | None:
+    """An error's sentence for the log, where it is our own. Refusals of the call and providers' sentences may quote
+    what stands in the call, from the prompt to a misplaced key: there codes, field and status have to do."""
+    if isinstance(error, InvalidRequest) or (
+        isinstance(error, UpstreamError) and not isinstance(error, Unreachable | TimedOut)
+    ):
+        return None
+    return error.message if error is not None else None
+
+
+def _code(text: str | None) -> str | None:
+    """A provider's own error code for the log, if it is a word."""
+    return text if text is not None and len(text) <= 64 and text.replace("_", "").replace(".", "").isalnum() else None
 
 
 def _tags(text: str | None) -> str | None:

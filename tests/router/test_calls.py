@@ -67,7 +67,7 @@ def test_the_healthy_come_first_and_the_ill_are_left_out() -> None:
     assert sick.targets() == ["box/m"]
     skipped = sick.plan().skipped[0]
     assert (skipped.reason, skipped.target) == ("unhealthy", "one/m")
-    assert "it fell over; tried again in 10 s" in skipped.detail
+    assert skipped.detail == "unavailable; it is tried again in 10 s"
 
 
 def test_where_only_ill_health_leaves_nobody_all_are_tried() -> None:

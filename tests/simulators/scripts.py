@@ -23,10 +23,11 @@ PART = "Only the beginning"
 
 
 def complaint(exchange: Exchange) -> str:
-    """An error text that repeats everything secret a provider was sent."""
+    """An error text that repeats everything secret a provider was sent, and the call itself."""
     seen = exchange.request.headers
     credential = seen.get("authorization") or seen.get("x-goog-api-key") or "none"
-    return f"simulated trouble: authorization: {credential}, key {SECRET} of org-simulated0123456789, try later"
+    call = exchange.request.body.decode(errors="replace")
+    return f"simulated trouble: authorization: {credential}, key {SECRET} of org-simulated0123456789, in {call:.300}"
 
 
 async def answer(x: Exchange) -> None:
