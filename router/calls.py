@@ -34,9 +34,12 @@ _log = logging.getLogger("switchyard.calls")
 class Answer:
     """The client's side of one call, for the engine: headers once, then bytes."""
 
-    __slots__ = ("_monotonic", "_send", "_trace", "started")
+    __slots__ = ("_monotonic", "_send", "_trace", "started", "write")
 
-    def __init__(self, send: Send, trace: Trace, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, send: Send, write: Callable[[bytes], bool], trace: Trace, monotonic: Callable[[], float]
+    ) -> None:
+        self.write = write
         self._send = send
         self._trace = trace
         self._monotonic = monotonic
@@ -117,7 +120,7 @@ class Calls:
         watch = Watch(task, runtime.config.server.limits.write_stall_seconds)
         self._active.add(watch)
         runtime.metrics.in_flight.inc()
-        answer = Answer(send, trace, runtime.monotonic)
+        answer = Answer(send, connection.write_body, trace, runtime.monotonic)
         hold: Hold | None = None
         try:
             hold = await self._admit(scope, receive, send, wire, trace)

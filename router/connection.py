@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import httptools
@@ -168,6 +169,8 @@ class Exchange:
         self._keep = False
         self._framed = False
         self._error: SwitchyardError | None = None
+        self._sink: Callable[[bytes], bool] | None = None
+        self._relaying = False
         self._inflate: Any = None
         self._over = False
         self._finish_timer: asyncio.TimerHandle | None = None
@@ -241,7 +244,19 @@ class Exchange:
 
     def wake(self) -> None:
         waiting = self._waiting
-        if waiting is not None and not waiting.done() and (self._chunks or self._complete or self._has_head):
+        if waiting is None or waiting.done():
+            return
+        sink = self._sink
+        if sink is not None and self._chunks:
+            try:
+                if not sink(self._taken()):
+                    self._relaying = False
+                elif not self._complete:
+                    return
+            except Exception as bug:  # noqa: BLE001 - not ours: it belongs to whoever waits in `relay`
+                waiting.set_exception(bug)
+                return
+        if self._chunks or self._complete or self._has_head:
             waiting.set_result(None)
 
     def lost(self) -> None:
@@ -283,6 +298,21 @@ class Exchange:
             if self._error is not None:
                 raise self._error
             await self._wait()
+        return self._taken()
+
+    async def relay(self, sink: Callable[[bytes], bool]) -> None:
+        if self._chunks and not sink(self._taken()):
+            return
+        self._sink = sink
+        self._relaying = True
+        try:
+            while self._relaying and not self._complete and self._error is None:
+                await self._wait()
+        finally:
+            self._sink = None
+
+    def _taken(self) -> bytes:
+        """What has come, now the caller's."""
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()

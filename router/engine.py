@@ -69,6 +69,10 @@ class Responder(Protocol):
         """Returns when the client has taken enough to take more."""
         ...
 
+    def write(self, data: bytes) -> bool:
+        """A piece of a stream, at once. False, and nothing sent, when the client has to take what waits first."""
+        ...
+
 
 @dataclass(slots=True)
 class Job:
@@ -256,16 +260,35 @@ class Engine:
         trace, watch, monotonic = job.trace, job.watch, self._monotonic
         held: list[bytes] = []
         ended = False
+        left: list[Sequence[Frame]] = []
+
+        def pass_on(data: bytes) -> bool:
+            """Content on its way, where nothing has to be waited for and nothing ends."""
+            frames = lane.feed(data)
+            out, moved, failure = _gather(frames)
+            if lane.done or failure is not None or (out and not job.responder.write(_joined(out))):
+                left.append(frames)
+                return False
+            if moved:
+                watch.seen = monotonic()
+            return True
+
         while not ended:
             failure: SwitchyardError | None = None
             out: list[bytes] = []
             began = monotonic()
             try:
-                data = await response.read()
-                frames = lane.feed(data) if data else lane.close()
+                if trace.committed:
+                    await response.relay(pass_on)
+                if left:
+                    frames, ended = left.pop(), lane.done
+                elif data := await response.read():
+                    frames, ended = lane.feed(data), lane.done
+                else:
+                    frames, ended = lane.close(), True
                 if lane.done:
                     frames = [*frames, *lane.close()]
-                ended = lane.done or not data
+                    ended = True
                 out, moved, failure = _gather(frames)
                 if failure is not None:
                     response.abort()
@@ -307,7 +330,7 @@ class Engine:
             if out or ended:
                 watch.sending = monotonic()
                 try:
-                    await job.responder.send(out[0] if len(out) == 1 else b"".join(out), more=not ended)
+                    await job.responder.send(_joined(out), more=not ended)
                 except asyncio.CancelledError:
                     failure = watch.take()
                     if failure is None:
@@ -379,6 +402,10 @@ def _gather(frames: Sequence[Frame]) -> tuple[list[bytes], bool, UpstreamError |
         if kind == "content" or kind == "terminal":
             moved = True
     return out, moved, None
+
+
+def _joined(parts: list[bytes]) -> bytes:
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _is_json(response: Response) -> bool:

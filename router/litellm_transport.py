@@ -19,7 +19,7 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
@@ -312,6 +312,11 @@ class _Exchange:
         if not self._complete:
             self._worker.loop.call_soon_threadsafe(self._taken, len(data))
         return data
+
+    async def relay(self, sink: Callable[[bytes], bool]) -> None:
+        while data := await self.read():
+            if not sink(data):
+                return
 
     async def read_all(self, limit: int) -> bytes:
         parts: list[bytes] = []

@@ -141,6 +141,16 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
         self._receiving_since = None
 
+    def write_body(self, data: bytes) -> bool:
+        """A piece of the running answer's chunked body, at once. False, and nothing written, when the client has to
+        take what waits first, or the answer is of another kind: `send` it then."""
+        cycle = self.cycle
+        if self.flow.write_paused or not cycle.chunked_encoding or cycle.response_complete:
+            return False
+        if not cycle.disconnected:
+            self._corked.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
+
     def on_response_complete(self) -> None:
         self._corked.flush()
         super().on_response_complete()

@@ -18,7 +18,7 @@ import re
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from providers.errors import Broken, Overloaded, TimedOut, Unreachable
@@ -45,6 +45,11 @@ class Response(Protocol):
 
     async def read(self) -> bytes:
         """The next bytes of the body, b"" at its end. Raises Broken when it is cut."""
+        ...
+
+    async def relay(self, sink: Callable[[bytes], bool]) -> None:
+        """Give bytes to `sink` as they come, without a task switch for each, until it says False, or there is no more.
+        `read` goes on from there, and tells the end and failures."""
         ...
 
     async def read_all(self, limit: int) -> bytes:

@@ -78,6 +78,11 @@ class Scripted:
             await asyncio.sleep(min(step, 1e6))
         return b""
 
+    async def relay(self, sink: Callable[[bytes], bool]) -> None:
+        while data := await self.read():
+            if not sink(data):
+                return
+
     async def read_all(self, limit: int) -> bytes:
         parts = []
         while data := await self.read():
@@ -121,6 +126,11 @@ class Screen:
         if self._slow is not None:
             await self._slow()
         self.seen += data
+
+    def write(self, data: bytes) -> bool:
+        if self._slow is None:
+            self.seen += data
+        return self._slow is None
 
 
 class Bench:

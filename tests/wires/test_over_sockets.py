@@ -134,6 +134,12 @@ class Client:
         self.parts.append(data)
         self.ended = not more
 
+    def write(self, data: bytes) -> bool:
+        assert self.started.is_set(), "bytes before the headers"
+        assert not self.ended, "bytes after the end"
+        self.parts.append(data)
+        return True
+
 
 class Replay:
     """The engine with one provider, and that provider."""
