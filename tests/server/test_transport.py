@@ -454,3 +454,51 @@ def test_connecting_takes_no_longer_than_it_may(run: Run, monkeypatch: pytest.Mo
             monkeypatch.undo()
 
     run(use)
+
+
+@pytest.mark.parametrize(("answer", "close"), FRAMINGS.values(), ids=FRAMINGS)
+@pytest.mark.parametrize("stop_after", [0, 3, 10_000])
+def test_relayed_bytes_are_the_ones_that_are_read(
+    run: Run, host: Simulator, answer: bytes, close: bool, stop_after: int
+) -> None:
+    """What a sink takes, and what is read once it has said stop, make up the body."""
+    host.scripts["raw"] = raw(*(answer[at : at + 7] for at in range(0, len(answer), 7)), close=close)
+
+    async def use(transport: HttpTransport) -> bytes:
+        response = await transport.open(Route(host.url), ask())
+        taken: list[bytes] = []
+
+        def sink(data: bytes) -> bool:
+            taken.append(data)
+            return len(taken) <= stop_after
+
+        try:
+            await response.relay(sink)
+            assert len(taken) <= stop_after + 1
+            return b"".join(taken) + await response.read_all(1 << 20)
+        finally:
+            response.abort()
+
+    assert run(use) == TEXT
+
+
+def test_a_relay_ends_with_what_its_sink_raises_and_with_a_cut(run: Run, host: Simulator) -> None:
+    async def use(transport: HttpTransport) -> None:
+        host.scripts["raw"] = raw(CHUNKED[:-60], CHUNKED[-60:-30])
+
+        def broken_sink(data: bytes) -> bool:
+            raise ZeroDivisionError
+
+        response = await transport.open(Route(host.url), ask())
+        with pytest.raises(ZeroDivisionError):
+            await response.relay(broken_sink)
+        response.abort()
+        host.scripts["raw"] = raw(CHUNKED[:90], CHUNKED[90:-60], close=True)
+        response = await transport.open(Route(host.url), ask())
+        await response.relay(lambda data: True)
+        with pytest.raises(Broken):
+            await response.read()
+        response.abort()
+        await no_sockets(transport)
+
+    run(use)

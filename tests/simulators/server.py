@@ -298,7 +298,8 @@ class Simulator:
                 task.cancel()
             for peer in self.peers:
                 if peer.transport is not None:
-                    peer.transport.abort()
+                    if not peer.transport.is_closing():
+                        peer.transport.abort()
             loop.run_until_complete(asyncio.sleep(0.01))
             loop.close()
 
