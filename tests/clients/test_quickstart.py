@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulators.client import Client
+from tests.simulators.programs import need
 from tests.simulators.router import ROOT, RouterProcess
 
 pytestmark = pytest.mark.slow
@@ -45,6 +46,7 @@ def test_quick_start(tmp_path: Path) -> None:
 
         line = router.wait_line("  curl ", router.out)
         assert router.key in line
+        need("curl")
         pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
         assert pasted.returncode == 0, pasted.stderr
         answer = json.loads(pasted.stdout)

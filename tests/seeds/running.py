@@ -19,6 +19,8 @@ import base64, json, sys
 from io import BytesIO
 import requests
 from PIL import Image
+
+from tests.simulators.programs import need
 exec(compile(open(sys.argv[1], encoding="utf-8").read(), sys.argv[1], "exec"))
 test_image()
 """
@@ -40,6 +42,7 @@ def run_python(program: Path, *, internet: str = "", fragment: bool = False, sec
 
 
 def run_shell(program: Path, *, seconds: float = 90.0) -> Printed:
+    need("curl")
     return _run(["bash", str(program)], "", seconds)
 
 

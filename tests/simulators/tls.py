@@ -6,6 +6,8 @@ import ssl
 import subprocess
 from pathlib import Path
 
+from tests.simulators.programs import need
+
 
 class Authority:
     """A certificate authority in a directory. `bundle` is what clients are to trust."""
@@ -58,6 +60,7 @@ def _context(leaf: Path, key: Path) -> ssl.SSLContext:
 
 
 def _openssl(*arguments: str) -> None:
+    need("openssl")
     done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
