@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.simulators.programs import need
+
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
 STAND_INS = HERE / "stand_ins"
@@ -19,8 +21,6 @@ import base64, json, sys
 from io import BytesIO
 import requests
 from PIL import Image
-
-from tests.simulators.programs import need
 exec(compile(open(sys.argv[1], encoding="utf-8").read(), sys.argv[1], "exec"))
 test_image()
 """

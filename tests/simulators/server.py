@@ -297,9 +297,8 @@ class Simulator:
             for task in asyncio.all_tasks(loop):
                 task.cancel()
             for peer in self.peers:
-                if peer.transport is not None:
-                    if not peer.transport.is_closing():
-                        peer.transport.abort()
+                if peer.transport is not None and not peer.transport.is_closing():
+                    peer.transport.abort()
             loop.run_until_complete(asyncio.sleep(0.01))
             loop.close()
 
