@@ -145,7 +145,7 @@ class Engine:
             finally:
                 record.seconds = self._monotonic() - began
         trace.fallback = None
-        raise _last_word(job.plan, first)
+        raise _last_word(job.plan, first, trace.attempts)
 
     def _reason(self, plan: Plan, first: SwitchyardError | None) -> str:
         """Why the fallback answers: the first failure, else why the first target was left out."""
@@ -373,16 +373,23 @@ class Engine:
         return {name: places.waiting for name, (_, places) in self._places.items()}
 
 
-def _last_word(plan: Plan, first: SwitchyardError | None) -> SwitchyardError:
+def _last_word(plan: Plan, first: SwitchyardError | None, tried: Sequence[AttemptRecord]) -> SwitchyardError:
     """What to tell when every attempt failed: the call's own fault where none of the asked model's targets could take
-    it, else the first failure, with what else was left out for what the call needs."""
+    it; the whole plan where none of them was even tried; else the first failure, with what else was left out."""
     if all(attempt.role == "fallback" for attempt in plan.attempts):
         refusal = plan.refusal()
         if isinstance(refusal, InvalidRequest):
             return refusal
+        why = [f"{skip.target}: {skip.detail}" for skip in plan.skipped[:8]]
+        why += [f"{record.target}: {record.outcome}" for record in tried]
+        return NoTarget(f"model '{plan.asked_model}' cannot be answered now ({'; '.join(why)}).")
     if first is None:
         return NoTarget("no target is left to try")
-    left_out = [f"{skip.target} was left out: {skip.detail}" for skip in plan.skipped if skip.reason.startswith("no_")]
+    left_out = [
+        f"{skip.target} was left out: {skip.detail}"
+        for skip in plan.skipped
+        if skip.reason.startswith("no_") or skip.reason in ("context_too_small", "provider_off")
+    ]
     if not left_out:
         return first
     told = copy.copy(first)  # the first failure is also what the deployment's health remembers

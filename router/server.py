@@ -32,25 +32,48 @@ _REFUSALS: dict[int, tuple[str, str]] = {
 }
 
 
+_CHUNKED = b"transfer-encoding: chunked\r\n"
+
+
 class Corked:
     """A transport that sends a response's head together with the first bytes of its body: one system call, not two.
 
-    uvicorn writes the head by itself; it is held until the next write, or until `flush` where no body follows.
+    uvicorn writes the head by itself; it is held until the next write, or until `flush` where no body follows. It also
+    sends chunks to HTTP/1.0 clients, who do not know them (RFC 9112, 6.1): for those `old` takes the frames off, and
+    the end of the connection ends the body.
     """
 
-    __slots__ = ("_held", "_inner")
+    __slots__ = ("_framed", "_held", "_inner", "old")
 
     def __init__(self, inner: Transport) -> None:
         self._inner = inner
         self._held = b""
+        self._framed = False
+        self.old = False
 
     def write(self, data: bytes) -> None:
+        if self.old:
+            data = self._plain(data)
         if self._held:
             data, self._held = self._held + data, b""
         elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
             self._held = data
             return
         self._inner.write(data)
+
+    def _plain(self, data: bytes) -> bytes:
+        if data.startswith(b"HTTP/1.1 "):
+            self._framed = _CHUNKED in data
+            return data.replace(_CHUNKED, b"", 1)
+        if not self._framed:
+            return data
+        out = []
+        while data:
+            size, _, rest = data.partition(b"\r\n")
+            length = int(size, 16)
+            out.append(rest[:length])
+            data = rest[length + 2 :]
+        return b"".join(out)
 
     def flush(self) -> None:
         if self._held:
@@ -131,6 +154,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_done = True
+        self._corked.old = self.parser.get_http_version() == "1.0"
         if sum([len(name) + len(value) + 4 for name, value in self.headers]) > self.limits.header_bytes:
             self._stop(431)
         if self._hosts > 1 or (self._hosts == 0 and self.parser.get_http_version() == "1.1"):

@@ -262,3 +262,20 @@ def _slower(cloud: Simulator) -> None:
     from tests.simulators.scripts import PIECES, say
 
     cloud.scripts["slower"] = lambda x: say(x, PIECES, pause=0.35)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_http_1_0_is_never_sent_chunks(client: Client, stream: bool) -> None:
+    """RFC 9112, 6.1. nginx speaks 1.0 to what is behind it unless told otherwise."""
+    body = json.dumps(OPENAI.body("chat", stream=stream)).encode()
+    said = client.raw(client.post_bytes(OPENAI.path, body).replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1))
+    head, _, rest = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"transfer-encoding" not in head.lower()
+    assert b"connection: close" in head.lower()
+    if stream:
+        lines = [line for line in rest.split(b"\n\n") if line]
+        assert all(line.startswith(b"data: ") for line in lines), rest
+        assert lines[-1] == b"data: [DONE]"
+    else:
+        assert json.loads(rest)["object"] == "chat.completion"
