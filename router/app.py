@@ -163,7 +163,10 @@ class App:
     async def _administer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._admin is None:
             self._admin = await asyncio.to_thread(self._make_admin)
-        inner = {**scope, "root_path": "/admin"}
+        # All bodies here are JSON, whatever a client calls them (`curl -d` says form): FastAPI reads only what says so.
+        headers = [pair for pair in scope["headers"] if pair[0] != b"content-type"]
+        headers.append((b"content-type", b"application/json"))
+        inner = {**scope, "root_path": "/admin", "headers": headers}
         await self._admin(inner, receive, send)
 
     def _make_admin(self) -> Handler:

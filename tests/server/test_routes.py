@@ -223,3 +223,17 @@ def test_a_page_of_another_site_cannot_use_it(door: Client) -> None:
     data = b"GET /api/tags HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
     (reply,) = replies(door.raw(data))
     assert reply.status == 403
+
+
+@pytest.mark.parametrize("said", ["application/x-www-form-urlencoded", "text/plain", None])
+def test_the_admin_api_reads_json_whatever_it_is_called(
+    router: RouterProcess, client: Client, said: str | None
+) -> None:
+    """`curl -d` calls every body a form."""
+    headers = {} if said is None else {"content-type": said}
+    made = client.request("POST", "/admin/api/keys", b'{"name": "curl"}', key=router.admin_token, headers=headers)
+    assert made.status in (200, 201), made.body
+    assert json.loads(made.body)["key"].startswith("sk-")
+    broken = client.request("POST", "/admin/api/keys", b'{"name": ', key=router.admin_token, headers=headers)
+    assert broken.status == 400
+    assert "JSON" in json.loads(broken.body)["error"]["message"]
