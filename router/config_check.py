@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from providers.registry import VENDORS
 from router.config import Config, ConfigErrors, Origin, Problem
-from router.config_hosts import clean_url, is_loopback, ollama_url, url_problem
+from router.config_hosts import clean_url, is_loopback, ollama_problem, url_problem
 from router.config_yaml import Document, KeyPath, Mark, read, shorten
 from router.patterns import Pattern, nearest
 
@@ -349,7 +349,7 @@ def _check_providers(raw: dict[str, Any], report: Report) -> None:
             continue
         url = row.get("base_url")
         if isinstance(url, str) and url.strip():
-            wrong = url_problem(ollama_url(url) if vendor == "ollama" else clean_url(url))
+            wrong = ollama_problem(url) if vendor == "ollama" else url_problem(clean_url(url))
             if wrong:
                 report((*path, "base_url"), f"{dotted(path)}.base_url {wrong}")
         elif vendor == "openai-compatible" and not row.get("options"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -11,6 +12,9 @@ OLLAMA_PORT: Final = 11434
 _SCHEME_PORTS: Final = {"http": 80, "https": 443}
 # What people paste from a curl example: the endpoint, where the base is meant.
 _ENDPOINTS: Final = ("/chat/completions", "/completions", "/embeddings", "/models")
+
+_HOLDS_USER: Final = "must not hold a user or password: use api_key or headers"
+_HOLDS_QUERY: Final = "must not hold a query or a fragment"
 
 
 class Address(NamedTuple):
@@ -36,10 +40,33 @@ def ollama_url(text: str) -> str:
         default = _SCHEME_PORTS.get(scheme, OLLAMA_PORT)
     hostport, _, path = rest.partition("/")
     host, port_text = _split_port(hostport)
-    port = int(port_text) if port_text.isascii() and port_text.isdigit() and int(port_text) <= 65535 else default
+    port = int(port_text) if _is_port(port_text) else default
     host = _dialable(host)
     path = path.strip("/")
     return f"{scheme}://{host}:{port}" + (f"/{path}" if path else "")
+
+
+def ollama_problem(text: str) -> str | None:
+    """What is wrong with a value that `ollama_url` is to read, or None.
+
+    Looks at the text as it was written: reading it replaces a port that is none and takes a user for a host. Without a
+    scheme such a port is let pass, as Ollama does in OLLAMA_HOST.
+    """
+    written = text.strip().strip("\"'").strip()
+    _, sep, rest = written.partition("://")
+    authority = re.split(r"[/?#]", rest if sep else written, maxsplit=1)[0]
+    if "@" in authority:
+        return _HOLDS_USER
+    if "?" in written or "#" in written:
+        return _HOLDS_QUERY
+    _, port = _split_port(authority)
+    if sep and port and not _is_port(port):
+        return "has a port that is not a number from 1 to 65535"
+    return url_problem(ollama_url(text))
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= 65535
 
 
 def _split_port(hostport: str) -> tuple[str, str]:
@@ -84,9 +111,9 @@ def url_problem(url: str) -> str | None:
     if port == 0:
         return "names port 0"
     if parts.username or parts.password:
-        return "must not hold a user or password: use api_key or headers"
+        return _HOLDS_USER
     if parts.query or parts.fragment:
-        return "must not hold a query or a fragment"
+        return _HOLDS_QUERY
     if any(char.isspace() or ord(char) < 32 for char in url):
         return "must not hold spaces"
     return None

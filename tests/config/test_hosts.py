@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.config_hosts import clean_url, is_loopback, is_own, ollama_url, url_problem
+from router.config_hosts import clean_url, is_loopback, is_own, ollama_problem, ollama_url, url_problem
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,27 @@ from router.config_hosts import clean_url, is_loopback, is_own, ollama_url, url_
 def test_ollama_host_is_read_as_ollama_reads_it(text: str, url: str) -> None:
     assert ollama_url(text) == url
     assert url_problem(url) is None
+    assert ollama_problem(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("http://user:pw@h/", "user or password"),
+        ("user:pw@h:11434", "user or password"),
+        ("http://127.0.0.1:99999", "port"),
+        ("http://[::1]:x/", "port"),
+        ("http://h:0", "port 0"),
+        ("http://h:80?x=1", "query"),
+        ("http://h?x=1", "query"),
+        ("ftp://h", "must be a URL"),
+    ],
+)
+def test_what_is_no_address_of_ollama(text: str, says: str) -> None:
+    wrong = ollama_problem(text)
+    assert wrong
+    assert says in wrong
+    assert "pw" not in wrong
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,14 @@ GOLDEN = [
         "1:56: server.listen[0].anonymous serves callers without a key, and other machines can reach 0.0.0.0: "
         "listen on 127.0.0.1, or write allow_remote: true beside it",
     ),
+    (
+        'providers: {a: {vendor: ollama, base_url: "http://user:pw@h/"}}',
+        "1:43: providers.a.base_url must not hold a user or password: use api_key or headers",
+    ),
+    (
+        'providers: {a: {vendor: ollama, base_url: "http://127.0.0.1:99999"}}',
+        "1:43: providers.a.base_url has a port that is not a number from 1 to 65535",
+    ),
     ("providers: {a: {}}", "1:16: providers.a.vendor is missing"),
     ("providers: {a: {vendor: opena}}", '1:25: providers.a.vendor: unknown vendor "opena"; did you mean "openai"?'),
     ('providers: {"a/b": {vendor: kimi}}', "1:13: the name a/b may hold only letters, digits and . _ -"),
