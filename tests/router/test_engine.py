@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 
-from providers.errors import TimedOut, Unavailable
+from providers.errors import NoTarget, TimedOut, Unavailable
 from router.health import FAILURES, OPEN_SECONDS
 from router.places import NoPlace
+from router.routing import Attempt, Plan, Skipped, Target
 from router.watch import ClientStalled
 from tests.router.jobs import ANSWER, REFUSAL, Bench, Screen, Scripted, Step, Upstream, chunk
 from tests.router.virtual import now, run
@@ -158,5 +159,25 @@ def test_a_client_that_leaves_frees_its_place_and_the_probe() -> None:
         assert bench.health.block("box/m") is None
         bench.upstream.answers["box"] = whole
         assert (await bench.ask("own"))[1] is None
+
+    run(test())
+
+
+def test_where_no_target_of_the_model_was_tried_the_whole_plan_is_told() -> None:
+    """The failure of a fallback that nobody asked for is not the reason."""
+
+    class Fixed(Bench):
+        def plan(self, model: str) -> Plan:
+            off = Skipped("asked/m", "provider_off", "provider asked is off: ASKED_KEY is not set", "target")
+            lacking = Skipped("demo/m", "no_tools", "it does not support tools", "fallback")
+            cloud = Target(self.snapshot.providers["cloud"], "m")
+            return Plan(model, "exact", (Attempt(cloud, "fallback"),), (off, lacking))
+
+    async def test() -> None:
+        trace, error = await Fixed(Upstream(cloud=lambda: Scripted(500, [b"{}"]), box=whole)).ask("chat")
+        assert isinstance(error, NoTarget)
+        assert trace.fallback is None
+        for part in ("ASKED_KEY is not set", "demo/m: it does not support tools", "cloud/m: unavailable"):
+            assert part in error.message
 
     run(test())
