@@ -33,6 +33,7 @@ from providers.events import (
     Vector,
 )
 from providers.scrub import clean
+from providers.surrogates import whole_characters
 from providers.wire import Stamp
 from providers.wires.gemini.errors import error_of, read_error
 from providers.wires.gemini.names import safe_names
@@ -174,6 +175,9 @@ def _chunk(data: bytes) -> _Chunk:
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as bad:
+        mended = whole_characters(data)
+        if mended is not data:
+            return _chunk(mended)
         raise Broken("the provider's answer is not the JSON it should be") from bad
 
 

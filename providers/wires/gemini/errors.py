@@ -22,6 +22,7 @@ from providers.errors import (
     UpstreamError,
 )
 from providers.scrub import clean
+from providers.surrogates import loads
 
 BY_STATUS: Final[dict[int, type[UpstreamError]]] = {
     400: Refused,
@@ -112,7 +113,7 @@ def error_of(error: object, status: int | None) -> UpstreamError:
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
     try:
-        value = orjson.loads(body)
+        value = loads(body)
     except orjson.JSONDecodeError:
         if status < 400:
             return Broken("the provider's answer is not JSON", upstream_status=status)

@@ -34,6 +34,7 @@ from providers.events import (
     Vector,
 )
 from providers.framing import LineReader
+from providers.surrogates import loads, whole_characters
 from providers.wire import Stamp
 from providers.wires.ollama.failures import error_text, stream_error
 
@@ -96,22 +97,26 @@ class Line(Struct):
 _decode = Decoder(Line).decode
 
 
-def read_line(data: bytes) -> Line:
-    """Raises UpstreamError: the provider's own, or Broken for what is no answer object."""
+def read_line(data: bytes) -> tuple[Line, bytes]:
+    """The object and the bytes that say it: `data`, or what it was mended to. Raises UpstreamError: the provider's own,
+    or Broken for what is no answer object."""
     try:
         line = _decode(data)
     except ValidationError as bad:
         raise _odd(data, bad) from None
     except (DecodeError, UnicodeDecodeError, RecursionError):
+        mended = whole_characters(data)
+        if mended is not data:
+            return read_line(mended)
         raise Broken("the provider sent something that is not JSON") from None
     if line.error:
         raise stream_error(line.error)
-    return line
+    return line, data
 
 
 def _odd(data: bytes, bad: ValidationError) -> UpstreamError:
     try:
-        value = orjson.loads(data)
+        value = loads(data)
     except orjson.JSONDecodeError:
         return Broken("the provider sent something that is not JSON")
     if error_text(value):
@@ -226,7 +231,7 @@ class Reader:
         found: list[Event] = []
         for data in lines:
             try:
-                found += self._assembler.events(read_line(data))
+                found += self._assembler.events(read_line(data)[0])
             except UpstreamError as error:
                 self.done = True
                 found.append(Failed(error))
@@ -243,7 +248,7 @@ _float_lists = Decoder(list[tuple[float, ...]]).decode
 
 def read_answer(call: Call, body: bytes, stamp: Stamp) -> list[Event]:
     """Events of a whole answer. Raises UpstreamError when it is no complete one."""
-    line = read_line(body)
+    line, _ = read_line(body)
     check_whole(call, line)
     if call.kind != "embed":
         return Assembler(call, stamp).events(line)

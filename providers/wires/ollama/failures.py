@@ -24,6 +24,7 @@ from providers.errors import (
 )
 from providers.framing import line_safe
 from providers.scrub import clean
+from providers.surrogates import loads
 
 _BY_STATUS: Final[Mapping[int, type[UpstreamError]]] = {
     400: Refused,
@@ -68,7 +69,7 @@ def error_text(body: object) -> str:
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
     try:
-        text = error_text(orjson.loads(body))
+        text = error_text(loads(body))
     except orjson.JSONDecodeError:
         text = body[:4096].decode("utf-8", "replace")
     message = clean(text) or f"the provider answered with status {status}"

@@ -66,7 +66,7 @@ class SpliceLane:
         return frames
 
     def whole(self, body: bytes) -> bytes:
-        line = read_line(body)
+        line, body = read_line(body)
         check_whole(self._call, line)
         body = self._numbered(body.strip(), line)
         self._tap(line)
@@ -76,7 +76,7 @@ class SpliceLane:
         frames: list[Frame] = []
         for data in lines:
             try:
-                line = read_line(data)
+                line, data = read_line(data)
                 data = self._numbered(data, line)
                 kind = self._tap(line)
             except UpstreamError as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from providers import surrogates
 from providers.call import Call
 from providers.errors import Broken, Unavailable, UpstreamError
 from providers.events import (
@@ -29,7 +30,7 @@ from providers.events import (
 from providers.framing import MAX_EVENT, SSEReader
 from providers.media import split_data_uri
 from providers.wire import Stamp
-from providers.wires.openai.errors import failed, no_answer, parse, stream_failure
+from providers.wires.openai.errors import failed, no_answer, stream_failure
 from providers.wires.openai.tables import FAILED_FINISH, FINISH
 from providers.wires.openai.tools import ToolCalls, call_prefix
 from providers.wires.openai.traits import PLAIN, Traits
@@ -361,7 +362,7 @@ class StreamReader:
             self._ended = self.done = True
             return
         try:
-            chunk = orjson.loads(text)
+            chunk = surrogates.loads(text)
         except orjson.JSONDecodeError:
             raise Broken("the provider sent a chunk that is not JSON") from None
         if type(chunk) is not dict:
@@ -384,14 +385,17 @@ class StreamReader:
 
 def read_whole(answer: AnswerReader, body: bytes, traits: Traits) -> Iterable[Event]:
     """Events of a whole chat or completions answer. Raises UpstreamError."""
-    parsed = whole_body(body, traits, "choices")
+    parsed, _ = whole_body(body, traits, "choices")
     yield from answer.body(parsed)
     yield from answer.settle(clean=True)
 
 
-def whole_body(body: bytes, traits: Traits, member: str) -> dict[str, Any]:
-    """A complete answer's JSON with `member` in it, else the error that it is."""
-    parsed = parse(body)
+def whole_body(body: bytes, traits: Traits, member: str) -> tuple[dict[str, Any], bytes]:
+    """A complete answer's JSON with `member` in it and the bytes that say it, else the error that it is."""
+    try:
+        parsed, text = surrogates.read(body.strip())
+    except orjson.JSONDecodeError:
+        raise no_answer(body) from None
     if type(parsed) is list and parsed and type(parsed[0]) is dict and "error" in parsed[0]:
         parsed = parsed[0]
     if type(parsed) is not dict:
@@ -402,7 +406,7 @@ def whole_body(body: bytes, traits: Traits, member: str) -> dict[str, Any]:
         if "choices" not in parsed and "data" not in parsed and ("message" in parsed or "detail" in parsed):
             raise stream_failure(parsed, traits.vendor)
         raise Broken(f"the provider's answer has no {member}")
-    return parsed
+    return parsed, text
 
 
 def read_vectors(parsed: Mapping[str, Any]) -> list[Vector]:
@@ -428,7 +432,7 @@ def read_vectors(parsed: Mapping[str, Any]) -> list[Vector]:
 
 def read_answer(call: Call, body: bytes, stamp: Stamp, traits: Traits = PLAIN) -> list[Event]:
     if call.kind == "embed":
-        parsed = whole_body(body, traits, "data")
+        parsed, _ = whole_body(body, traits, "data")
         model = parsed.get("model")
         events: list[Event] = [Started(model if type(model) is str else None), *read_vectors(parsed)]
         usage = read_usage(parsed.get("usage"))

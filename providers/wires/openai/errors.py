@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import orjson
 
+from providers import surrogates
 from providers.errors import (
     Broken,
     Busy,
@@ -255,7 +256,7 @@ def _facts(body: Any) -> _Facts:
 def parse(body: bytes) -> Any:
     """The JSON of a body, None when it is none. Content types lie, so the bytes decide; blank lines may come first."""
     try:
-        return orjson.loads(body.strip())
+        return surrogates.loads(body.strip())
     except orjson.JSONDecodeError:
         return None
 

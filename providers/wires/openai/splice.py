@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from providers import surrogates
 from providers.call import Call
 from providers.errors import Broken, UpstreamError
 from providers.framing import DONE, MAX_EVENT, SSEReader, line_safe
@@ -128,7 +129,10 @@ class SpliceLane(Mender):
                 return True
             if not text:
                 return False
-            raise Broken("the provider sent a chunk that is not JSON") from None
+            try:
+                chunk, data = surrogates.read(data)
+            except orjson.JSONDecodeError:
+                raise Broken("the provider sent a chunk that is not JSON") from None
         # The clean chunk of a running answer: nothing to mend, and the bytes go on as they came.
         first = self._first
         if first is not None and first.role and not first.finished and not name:

@@ -22,7 +22,7 @@ class WholeAnswer(Mender):
     def read(self, body: bytes) -> bytes:
         if self._call.kind == "embed":
             return self._vectors(body)
-        parsed = whole_body(body, self._traits, "choices")
+        parsed, text = whole_body(body, self._traits, "choices")
         choices = parsed["choices"]
         if type(choices) is not list:
             raise Broken("the provider's answer has no choices")
@@ -54,7 +54,7 @@ class WholeAnswer(Mender):
         elif parsed.get("usage") is not None and usage is None:
             del parsed["usage"]
             changed = True
-        return orjson.dumps(parsed) if changed else body.strip()
+        return orjson.dumps(parsed) if changed else text
 
     def _whole_choice(self, choice: dict[str, Any]) -> bool:
         if type(choice.get("error")) is dict and choice["error"]:
@@ -129,7 +129,7 @@ class WholeAnswer(Mender):
         return tidy
 
     def _vectors(self, body: bytes) -> bytes:
-        parsed = whole_body(body, self._traits, "data")
+        parsed, text = whole_body(body, self._traits, "data")
         data = parsed["data"]
         changed = False
         if type(data) is dict:  # Ark's multimodal endpoint: one object
@@ -161,4 +161,4 @@ class WholeAnswer(Mender):
         if parsed.get("object") != "list":
             parsed["object"], changed = "list", True
         self._count(parsed, None)
-        return orjson.dumps(parsed) if changed else body.strip()
+        return orjson.dumps(parsed) if changed else text
