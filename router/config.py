@@ -12,9 +12,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    StringConstraints,
+)
 from pydantic_core import PydanticCustomError
 
+from router.config_hosts import proxy_problem, redis_problem
 from router.config_yaml import Expanded, KeyPath
 
 MAX_SECRET_BYTES: Final = 64 * 1024
@@ -126,6 +136,18 @@ def _optional_secret(value: object) -> object:
     return _optional_text(_secret(value))
 
 
+def _redis_url(value: SecretStr) -> SecretStr:
+    if wrong := redis_problem(value.get_secret_value()):
+        raise PydanticCustomError("redis_url", "{wrong}", {"wrong": wrong})
+    return value
+
+
+def _proxy(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and (wrong := proxy_problem(value.get_secret_value())):
+        raise PydanticCustomError("proxy_url", "{wrong}", {"wrong": wrong})
+    return value
+
+
 def _header(value: object) -> object:
     """Header names and values go out as they are, so a line break in one would be a header of its own."""
     value = _secret(value)
@@ -235,7 +257,7 @@ class Server(Settings):
 class Redis(Settings):
     """The store of keys and counters."""
 
-    url: Secret = SecretStr("embedded")
+    url: Annotated[Secret, AfterValidator(_redis_url)] = SecretStr("embedded")
     """`embedded`, or redis://, rediss:// or unix:// with a user and password where needed."""
 
 
@@ -299,7 +321,7 @@ class ProviderConfig(Settings):
     """Most calls that wait for a free place; more are sent on to the next target."""
     headers: dict[HeaderName, HeaderValue] = {}
     """Headers added to every request."""
-    proxy: OptionalSecret = None
+    proxy: Annotated[OptionalSecret, AfterValidator(_proxy)] = None
     """HTTP proxy, as http://user:password@host:port."""
     ca_bundle: OptionalText = None
     """File with the certificates to trust, in PEM."""

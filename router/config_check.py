@@ -78,6 +78,14 @@ def check_text(text: str, file: str, env: Mapping[str, str]) -> tuple[Config, Or
     def at(target: list[Problem]) -> Report:
         return lambda path, message: target.append(Problem(file, *_place(document, path), message))
 
+    refused = {finding.mark for finding in document.findings}
+
+    def once(path: KeyPath, message: str) -> None:
+        """A scalar that the reader refused has had its line: what it fails after that is only a consequence."""
+        mark = None if isinstance(path, KeyOf) else document.values.get(path)
+        if mark not in refused or isinstance(_get(document.value, path), dict | list):
+            at(problems)(path, message)
+
     config: Config | None = None
     if document.value is None and not problems:
         problems.append(Problem(file, 1, 1, "is empty; start from config/switchyard.yaml"))
@@ -85,8 +93,8 @@ def check_text(text: str, file: str, env: Mapping[str, str]) -> tuple[Config, Or
         problems.append(Problem(file, *document.values[()], "must be a mapping (name: value) at the top"))
     elif document.value is not None:
         raw = _with_environment(document.value, env)
-        config = _validate(raw, document, at(problems))
-        _cross_check(raw, at(problems))
+        config = _validate(raw, document, once)
+        _cross_check(raw, once)
         _warn(raw, document, at(warnings))
     if problems or config is None:
         raise ConfigErrors(sorted(set(problems))[:MAX_PROBLEMS], sorted(set(warnings)))
@@ -153,7 +161,13 @@ def _validate(raw: dict[str, Any], document: Document, report: Report) -> Config
     try:
         return Config.model_validate(raw)
     except ValidationError as errors:
-        for error in errors.errors(include_url=False):
+        found = errors.errors(include_url=False)
+        for error in found:
+            size = len(error["loc"])
+            if error["type"] == "too_short" and any(
+                len(other["loc"]) > size and other["loc"][:size] == error["loc"] for other in found
+            ):
+                continue  # the list has entries, only none that is right
             path, is_key = _loc(error["loc"], raw)
             place = KeyOf(path) if is_key or error["type"] == "extra_forbidden" else path
             report(place, _sentence(error, path, is_key, raw, document))
@@ -366,10 +380,16 @@ def _check_providers(raw: dict[str, Any], report: Report) -> None:
 def _check_targets(raw: dict[str, Any], report: Report) -> None:
     providers, models = _names(raw, "providers"), _names(raw, "models")
     for model in models:
+        if "**" in model:
+            report(
+                KeyOf(("models", model)), f'the name {shorten(model)} holds "**": one "*" already stands for any text'
+            )
         for path, target in _targets(raw, model):
             wrong = _target_problem(target, providers, models)
             if wrong is None and "*" in target and "*" not in model:
                 wrong = f'"*" needs a model name with a "*" to take its text from, and {_show(model)} has none'
+            if wrong is None and "**" in target:
+                wrong = f'{_show(target)} holds "**": write one "*"'
             if wrong:
                 report(path, f"{dotted(path)}: {wrong}")
 

@@ -119,6 +119,36 @@ def url_problem(url: str) -> str | None:
     return None
 
 
+def proxy_problem(url: str) -> str | None:
+    """What is wrong with the URL of a proxy, or None. No message repeats it: it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "is not a URL"
+    if parts.scheme not in _SCHEME_PORTS or not parts.hostname or port == 0:
+        return "must be an http or https URL such as http://proxy.example.com:3128"
+    return None
+
+
+def redis_problem(url: str) -> str | None:
+    """What is wrong with the address of the store, or None. No message repeats it: it may hold a password."""
+    if url == "embedded":
+        return None
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        return "must be embedded, or start with redis://, rediss:// or unix://"
+    try:
+        parts = urlsplit(url)
+        port = parts.port if parts.scheme != "unix" else None
+    except ValueError:
+        return "is not a URL (special characters in a password are percent-encoded)"
+    if port == 0:
+        return "names port 0"
+    if parts.scheme == "unix" and not parts.path:
+        return "lacks the path of the socket, as in unix:///run/redis.sock"
+    return None
+
+
 def address_of(url: str) -> Address | None:
     """Host and port of a URL."""
     try:

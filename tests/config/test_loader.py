@@ -29,6 +29,57 @@ def problems(tmp_path: Path, text: str | bytes, env: Mapping[str, str] | None = 
     return [str(problem).removeprefix(f"{tmp_path}/c.yaml:") for problem in caught.value.problems]
 
 
+URLS = [
+    ("redis: {url: 'http://:pw@h'}", "1:14: redis.url must be embedded, or start with redis://, rediss:// or unix://"),
+    ("redis: {url: ''}", "1:14: redis.url must be embedded, or start with redis://, rediss:// or unix://"),
+    (
+        "redis: {url: 'redis://:p/w@h'}",
+        "1:14: redis.url is not a URL (special characters in a password are percent-encoded)",
+    ),
+    ("redis: {url: 'unix://'}", "1:14: redis.url lacks the path of the socket, as in unix:///run/redis.sock"),
+    *(
+        (
+            f"providers: {{a: {{vendor: kimi, proxy: '{url}'}}}}",
+            "1:38: providers.a.proxy must be an http or https URL such as http://proxy.example.com:3128",
+        )
+        for url in ("127.0.0.1:3128", "socks5://u:pw@h:1080", "http://")
+    ),
+    (
+        'providers: {d: {vendor: demo}}\nmodels: {"**": {targets: [d/*]}}',
+        '2:10: the name ** holds "**": one "*" already stands for any text',
+    ),
+    (
+        'providers: {d: {vendor: demo}}\nmodels: {"*": {targets: ["d/**"]}}',
+        '2:26: models."*".targets[0]: "d/**" holds "**": write one "*"',
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), URLS)
+def test_addresses_and_stars_that_mean_nothing(tmp_path: Path, text: str, said: str) -> None:
+    assert problems(tmp_path, text) == [said]
+
+
+@pytest.mark.parametrize("url", ["embedded", "redis://u:p@h:1/0", "rediss://h", "unix:///run/redis.sock"])
+def test_addresses_of_the_store(tmp_path: Path, url: str) -> None:
+    assert load(tmp_path, f"redis: {{url: '{url}'}}").redis.url.get_secret_value() == url
+
+
+ONCE = [
+    (
+        "server: {listen: [{hots: x}]}",
+        ['1:20: unknown setting "hots" in server.listen[0]; did you mean "host"?'],
+    ),
+    ("server: {listen: []}", ["1:18: server.listen must hold at least 1 entry"]),
+    ("providers: {a: {vendor: kimi, timeouts: {connect: .inf}}}", ["1:51: .inf is not a usable number"]),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), ONCE)
+def test_one_mistake_is_reported_once(tmp_path: Path, text: str, said: list[str]) -> None:
+    assert problems(tmp_path, text) == said
+
+
 # -- one line per problem: the file, and what is said of it -------------------------------------------------------
 
 GOLDEN = [
