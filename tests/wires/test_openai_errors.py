@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from providers.errors import (
+    Broken,
     ContextTooLong,
     InternalError,
     InvalidRequest,
@@ -23,6 +24,16 @@ from providers.errors import (
 )
 from providers.wires.openai import WIRE
 from providers.wires.openai.errors import MAX_RETRY_AFTER, retry_after
+
+
+def test_a_completion_where_a_stream_was_asked_for() -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+    error = WIRE.read_error(200, {"content-type": "application/json"}, orjson.dumps({"id": "a", "choices": [choice]}))
+    assert type(error) is Broken
+    assert error.message == "the provider answered without streaming"
+    refused = orjson.dumps({"choices": [choice], "error": {"message": "too busy"}})
+    assert WIRE.read_error(200, {}, refused).message == "too busy"
+
 
 DATE = "Wed, 28 Oct 2026 16:00:00 GMT"
 

@@ -363,6 +363,8 @@ def _page(text: bytes) -> str:
 
 def classify(status: int, headers: Mapping[str, str], body: Any, text: bytes = b"", vendor: str = "") -> UpstreamError:
     """An error answer whose JSON is already read (None: it was none; `text` is what it was)."""
+    if status < 300 and type(body) is dict and body.get("choices") and not failed(body):
+        return Broken("the provider answered without streaming", upstream_status=status)
     facts = _facts(body)
     kind = _class(status, facts, vendor)
     told = clean(facts.message) or _page(text)
