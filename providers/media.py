@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import re
 
 _HEAD = 64
 """Characters of base64 looked at: 48 bytes, enough for every signature below."""
@@ -51,6 +52,14 @@ def data_uri(data: str, media_type: str | None = None) -> str:
     """`data:image/png;base64,...`. An unknown type is called image/jpeg, the form that vision endpoints guess best
     with."""
     return f"data:{media_type or sniff(data) or 'image/jpeg'};base64,{data}"
+
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]*+={0,2}[\r\n]*")
+
+
+def is_base64(data: str) -> bool:
+    """Whether it looks like base64 to its end: alphabet, padding and length. Nothing is decoded."""
+    return _BASE64.fullmatch(data) is not None and (len(data) - data.count("\n") - data.count("\r")) % 4 == 0
 
 
 def split_data_uri(uri: str) -> tuple[str, str] | None:

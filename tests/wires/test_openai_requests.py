@@ -199,3 +199,18 @@ def test_write_call_is_read_back_the_same() -> None:
     written = WIRE.write_call(first, "m")
     assert written == body
     assert read_object(orjson.dumps(written)) == body
+
+
+@pytest.mark.parametrize("tail", ["A", "AAA", "AA=A", "====", "AA!A", "AA-_", "AA A"])
+def test_images_whose_base64_is_broken(tail: str) -> None:
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'iVBO' * 40}{tail}"}}
+    with pytest.raises(InvalidRequest) as caught:
+        WIRE.read_call("chat", {**HELLO, "messages": [{"role": "user", "content": [part]}]})
+    assert caught.value.param == "messages[0].content[0].image_url.url"
+
+
+@pytest.mark.parametrize("tail", ["", "AAA=", "AA==", "\nAAAA\r\n"])
+def test_images_whose_base64_is_sound(tail: str) -> None:
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'iVBO' * 40}{tail}"}}
+    call = WIRE.read_call("chat", {**HELLO, "messages": [{"role": "user", "content": [part]}]})
+    assert call.messages[0].parts == (Image(data="iVBO" * 40 + tail, media_type="image/png"),)

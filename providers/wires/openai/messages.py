@@ -18,7 +18,7 @@ from providers.call import (
     ToolResult,
     ToolUse,
 )
-from providers.media import split_data_uri
+from providers.media import is_base64, split_data_uri
 from providers.wires.openai.fields import kind_of, refuse
 from providers.wires.openai.tables import (
     MAX_MESSAGES,
@@ -52,6 +52,8 @@ def _image_part(part: dict[str, Any], where: str) -> Part:
     pieces = split_data_uri(url)
     if pieces is None:
         refuse(f"{where}.url must be an http(s) URL or a base64 data URL", f"{where}.url", "invalid_image_url")
+    if not is_base64(pieces[1]):
+        refuse(f"{where}.url is not valid base64", f"{where}.url", "invalid_image_url")
     return Image(data=pieces[1], media_type=pieces[0] or None, detail=detail)
 
 
