@@ -105,14 +105,6 @@ class MethodNotAllowed(SwitchyardError):
         self.allow = allow
 
 
-class RequestTimeout(SwitchyardError):
-    """The client took too long to send its request."""
-
-    status = 408
-    code = "request_timeout"
-    type = "invalid_request_error"
-
-
 class TooLarge(SwitchyardError):
     status = 413
     code = "request_too_large"
@@ -122,12 +114,6 @@ class TooLarge(SwitchyardError):
 class UnsupportedMedia(SwitchyardError):
     status = 415
     code = "unsupported_media_type"
-    type = "invalid_request_error"
-
-
-class HeadersTooLarge(SwitchyardError):
-    status = 431
-    code = "headers_too_large"
     type = "invalid_request_error"
 
 

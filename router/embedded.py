@@ -24,7 +24,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -308,17 +307,6 @@ async def ping(path: str, limit: float = 0.5) -> bool:
                 writer.close()
     except (OSError, TimeoutError):
         return False
-
-
-def reachable(path: str) -> bool:
-    """Whether somebody listens at this socket (a frozen server does too)."""
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(0.5)
-        try:
-            client.connect(path)
-        except OSError:
-            return False
-        return True
 
 
 def _alive(pid: int) -> bool:
