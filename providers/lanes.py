@@ -12,6 +12,7 @@ from providers.events import (
     Event,
     Failed,
     Finished,
+    Media,
     ReasoningDelta,
     RefusalDelta,
     Started,
@@ -26,10 +27,11 @@ def observe(meter: Meter, event: Event) -> None:
     """Let the meter see one event."""
     match event:
         case TextDelta(text) | ReasoningDelta(text) | RefusalDelta(text):
-            meter.chars += len(text)
-            meter.frames += 1
+            meter.saw(text)
         case ToolArguments(delta=delta):
-            meter.chars += len(delta)
+            meter.saw(delta)
+        case Media():
+            meter.images += 1
             meter.frames += 1
         case UsageSeen(usage):
             meter.usage = usage

@@ -34,6 +34,8 @@ class Capabilities(Struct, frozen=True):
     logprobs: bool | None = None
     context: int | None = None
     """Tokens of prompt and answer together."""
+    max_output: int | None = None
+    """Most tokens of one answer, reasoning included."""
 
 
 class ModelFacts(Struct, frozen=True):

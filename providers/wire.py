@@ -47,18 +47,34 @@ class Stamp(Struct, frozen=True):
 class Meter:
     """What a lane has seen so far. Settlement reads it, also after a disconnect."""
 
-    __slots__ = ("chars", "finish", "frames", "model", "usage")
+    __slots__ = ("chars", "finish", "frames", "images", "model", "usage", "wide")
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
         """The provider's latest word, cumulative."""
         self.chars = 0
         """Characters of content that went by: text, reasoning, tool arguments."""
+        self.wide = 0
+        """UTF-8 bytes of that content beyond one for each character: 0 for ASCII, 2 for a Chinese character."""
+        self.images = 0
+        """Images, and other media, that the model made."""
         self.frames = 0
         """Content frames that went by."""
         self.finish: FinishReason | None = None
         self.model: str | None = None
         """The model that the provider says answers."""
+
+    def saw(self, text: str) -> None:
+        """A content frame with this text went by."""
+        self.frames += 1
+        self.chars += len(text)
+        if not text.isascii():
+            self.wide += wide_bytes(text)
+
+
+def wide_bytes(text: str) -> int:
+    """UTF-8 bytes of `text` beyond one for each character."""
+    return len(text.encode("utf-8", "surrogatepass")) - len(text)
 
 
 class Lane(Protocol):

@@ -17,7 +17,7 @@ import orjson
 from providers.call import Call
 from providers.errors import Broken, UpstreamError
 from providers.framing import LineReader, line_safe
-from providers.wire import Frame, FrameKind, Meter, Stamp
+from providers.wire import Frame, FrameKind, Meter, Stamp, wide_bytes
 from providers.wires.ollama.answers import (
     NOT_DONE,
     Line,
@@ -91,14 +91,17 @@ class SpliceLane:
     def _tap(self, line: Line) -> FrameKind:
         """Let the meter see a line. Raises Broken for an end without a reason and without any content."""
         meter = self.meter
-        size = 0
+        wide = 0
         message = line.message
         if message is not None:
-            size = len(message.content or "") + len(message.thinking or "")
-            uses = message.tool_calls
+            said, thought, uses = message.content or "", message.thinking or "", message.tool_calls
         else:
-            size = len(line.response or "") + len(line.thinking or "")
-            uses = line.tool_calls
+            said, thought, uses = line.response or "", line.thinking or "", line.tool_calls
+        size = len(said) + len(thought)
+        if not said.isascii():
+            wide = wide_bytes(said)
+        if not thought.isascii():
+            wide += wide_bytes(thought)
         if uses:
             self._tools += len(uses)
             size += sum(len(bytes(use.function.arguments)) for use in uses)
@@ -106,7 +109,10 @@ class SpliceLane:
         says = bool(size or uses or line.logprobs or media)
         if says:
             meter.chars += size
+            meter.wide += wide
             meter.frames += 1
+            if media:
+                meter.images += len(message.images or ()) if message is not None else 0
         if line.model and meter.model is None:
             meter.model = line.model
         if self._call.kind == "embed":

@@ -64,9 +64,14 @@ class Mender:
         if type(text) is not str or not text:
             return False
         seen.content = True
-        self.meter.chars += len(text)
-        self.meter.frames += 1
+        self.meter.saw(text)
         return True
+
+    def _shown(self, message: dict[str, Any]) -> None:
+        """Images in a message or a delta (OpenRouter and others)."""
+        images = message.get("images")
+        if type(images) is list:
+            self.meter.images += len(images)
 
     @staticmethod
     def _parts(parts: list[Any], delta: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from providers.call import Call
 from providers.errors import Broken, UpstreamError
 from providers.framing import DONE, MAX_EVENT, SSEReader, line_safe
 from providers.lanes import kind_of, observe
-from providers.wire import Frame, FrameKind, Meter, Stamp
+from providers.wire import Frame, FrameKind, Meter, Stamp, wide_bytes
 from providers.wires.openai.answer import AnswerReader, broken_off, read_whole
 from providers.wires.openai.errors import failed, stream_failure
 from providers.wires.openai.mend import Mender, SplicedChoice
@@ -158,6 +158,8 @@ class SpliceLane(Mender):
                         meter = self.meter
                         meter.chars += len(text)
                         meter.frames += 1
+                        if not text.isascii():
+                            meter.wide += wide_bytes(text)
                         frames.append(Frame("content", b"data: " + line_safe(data) + b"\n\n"))
                         return False
             except (KeyError, TypeError, ValueError, IndexError, AttributeError):
@@ -298,8 +300,8 @@ class SpliceLane(Mender):
         legacy = delta.get("function_call")
         if type(legacy) is dict and legacy:
             seen.legacy = found = seen.content = True
-            self.meter.frames += 1
-            self.meter.chars += len(arguments_text(legacy.get("arguments")))
+            self.meter.saw(arguments_text(legacy.get("arguments")))
+        self._shown(delta)
         if not found and any(delta.get(name) for name in ("audio", "images", "annotations", "encrypted_content")):
             self.meter.frames += 1
             seen.content = found = True
@@ -313,8 +315,7 @@ class SpliceLane(Mender):
             piece = seen.tools.read(entry)
             if piece is None:
                 continue
-            self.meter.chars += len(piece.arguments)
-            self.meter.frames += 1
+            self.meter.saw(piece.arguments)
             if piece.id is None:
                 tidy.append({"index": piece.index, "function": {"arguments": piece.arguments}})
                 continue

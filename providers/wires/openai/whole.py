@@ -11,6 +11,7 @@ from providers.wires.openai.answer import broken_off, whole_body
 from providers.wires.openai.errors import stream_failure
 from providers.wires.openai.mend import Mender, SplicedChoice
 from providers.wires.openai.tables import FAILED_FINISH
+from providers.wires.openai.tools import arguments_text
 from providers.wires.openai.usage import tidy_usage
 from providers.wires.openai.vectors import to_base64, to_floats
 from providers.wires.openai.writer import answer_id
@@ -101,6 +102,7 @@ class WholeAnswer(Mender):
         legacy = message.get("function_call")
         if type(legacy) is dict and legacy:
             seen.legacy = True
+            self.meter.saw(arguments_text(legacy.get("arguments")))
         thought = message.get("reasoning_content")
         if not thought and type(message.get("reasoning")) is str and message["reasoning"]:
             thought = message["reasoning_content"] = message["reasoning"]
@@ -111,17 +113,19 @@ class WholeAnswer(Mender):
             text, changed = self._parts(text, message), True
         self._spoken(text, seen)
         self._spoken(message.get("refusal"), seen)
+        self._shown(message)
         return changed
 
     def _whole_call(self, entry: Any, seen: SplicedChoice) -> dict[str, Any] | None:
         if type(entry) is dict and entry.get("type") == "custom":
-            seen.tools.read({**entry, "index": None})
+            custom = seen.tools.read({**entry, "index": None})
+            if custom is not None:
+                self.meter.saw(custom.arguments)
             return entry
         piece = seen.tools.read({**entry, "index": None} if type(entry) is dict else entry)
         if piece is None or piece.id is None:
             return None
-        self.meter.chars += len(piece.arguments)
-        self.meter.frames += 1
+        self.meter.saw(piece.arguments)
         function = {"name": piece.name, "arguments": piece.arguments or "{}"}
         tidy: dict[str, Any] = {"id": piece.id, "type": piece.kind, "function": function}
         if "extra_content" in entry:
