@@ -169,6 +169,16 @@ class Needs(Struct, frozen=True):
     logprobs: bool = False
     prompt_bytes: int = 0
     """UTF-8 bytes of all text in the prompt: a hard upper bound of its tokens for byte-level vocabularies."""
+    prompt_chars: int = 0
+    """Characters of that text; a token id counts as one."""
+    hidden_bytes: int = 0
+    """UTF-8 bytes that a provider may or may not show the model: names and ids of tool calls, names of speakers,
+    earlier reasoning and refusals."""
+    images: int = 0
+    media_bytes: int = 0
+    """Bytes of audio and documents given by value."""
+    unseen: int = 0
+    """Documents given by URL or id: how long they are is known to the provider alone."""
 
 
 class Call(Struct, frozen=True, kw_only=True):
@@ -228,36 +238,60 @@ def needs_of(
     inputs: tuple[str | tuple[int, ...], ...] = (),
 ) -> Needs:
     """Walk the parts once and say what a target must be able to do."""
-    vision = audio = files = urls = False
-    size = len(prompt) if prompt.isascii() else len(prompt.encode("utf-8", "surrogatepass"))
+    audio = files = urls = False
+    images = media = unseen = hidden = 0
+    chars = len(prompt)
+    size = _size(prompt)
     for message in messages:
+        if message.name:
+            hidden += _size(message.name)
         for part in message.parts:
-            inner = part.parts if isinstance(part, ToolResult) else (part,)
+            if type(part) is Text:
+                text = part.text
+                chars += len(text)
+                size += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+                continue
+            inner: tuple[Part, ...] = (part,)
+            if type(part) is ToolResult:
+                inner = part.parts
+                hidden += _size(part.id) + _size(part.name)
             for piece in inner:
                 match piece:
                     case Text(text):
-                        size += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+                        chars += len(text)
+                        size += _size(text)
                     case Image(url=url):
-                        vision = True
+                        images += 1
                         urls = urls or url is not None
-                    case Audio():
+                    case Audio(data):
                         audio = True
-                    case File():
+                        media += len(data) * 3 // 4
+                    case File(data):
                         files = True
-                    case ToolUse(arguments=arguments):
-                        size += len(arguments.encode("utf-8", "surrogatepass"))
+                        media += len(data or "") * 3 // 4
+                        unseen += data is None
+                    case ToolUse(id, name, arguments):
+                        chars += len(arguments)
+                        size += _size(arguments)
+                        hidden += _size(id) + _size(name)
+                    case Reasoning(text, _, encrypted):
+                        hidden += _size(text) + _size(encrypted)
+                    case Refusal(text):
+                        hidden += _size(text)
                     case _:
                         pass
     ids = False
     for item in inputs:
         if isinstance(item, str):
-            size += len(item.encode("utf-8", "surrogatepass"))
+            chars += len(item)
+            size += _size(item)
         else:
             ids = True
+            chars += len(item)
             size += len(item)
     return Needs(
         kind=kind,
-        vision=vision,
+        vision=images > 0,
         audio=audio,
         files=files,
         tools=tools,
@@ -268,4 +302,16 @@ def needs_of(
         choices=choices,
         logprobs=logprobs,
         prompt_bytes=size,
+        prompt_chars=chars,
+        hidden_bytes=hidden,
+        images=images,
+        media_bytes=media,
+        unseen=unseen,
     )
+
+
+def _size(text: str | None) -> int:
+    """UTF-8 bytes."""
+    if not text:
+        return 0
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
