@@ -298,6 +298,19 @@ class Facts(Settings):
     """Chats; false for a model that only embeds."""
     context: OptionalCount = None
     """Tokens of prompt and answer together."""
+    max_output: OptionalCount = None
+    """Most tokens of one answer, reasoning included: what a call without max_tokens reserves."""
+
+
+class ProviderLimits(Settings):
+    """What all routers of one store together may ask of a provider. Unset: no bound."""
+
+    rpm: OptionalLimit = None
+    """Calls in a minute."""
+    tpm: OptionalLimit = None
+    """Tokens in a minute, prompts and answers together."""
+    concurrency: OptionalLimit = None
+    """Calls at once."""
 
 
 class ProviderConfig(Settings):
@@ -363,6 +376,21 @@ class ModelConfig(Settings):
     """What this model can do, where you know better than the vendor."""
 
 
+# -- prices -------------------------------------------------------------------------------------------------------
+
+
+class PriceSettings(Settings):
+    """What calls cost."""
+
+    file: OptionalText = None
+    """Prices of your own, relative to this file; they go before the ones that are shipped. See docs/billing.md."""
+    unpriced: Literal["flag", "refuse"] = "flag"
+    """A paid model whose price is unknown: `flag` serves it and marks the record, except to those with a limit in
+    money; `refuse` leaves it out for everybody."""
+    usd_cny: Annotated[Number, Field(gt=0.01, lt=1000)] = 7.1
+    """How many yuan one US dollar is."""
+
+
 class Config(Settings):
     """The whole file."""
 
@@ -378,6 +406,8 @@ class Config(Settings):
     """Names that clients may ask for; `*` in a name stands for anything."""
     fallback: Texts = ()
     """Where calls go when no target of a model can answer, in this order."""
+    prices: PriceSettings = PriceSettings()
+    """What calls cost."""
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
 

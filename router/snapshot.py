@@ -61,6 +61,10 @@ class Attempt:
 
     target: Target
     role: Role
+    context: int | None = field(default=None, compare=False)
+    """Tokens of prompt and answer together, where known."""
+    max_output: int | None = field(default=None, compare=False)
+    """Most tokens of one answer, where known."""
 
     def __str__(self) -> str:
         return str(self.target)
@@ -337,7 +341,7 @@ class Snapshot:
             detail = f"provider {target.provider.name} does not have {target.model}"
             off = Skipped(name, "not_installed", detail, role)
         return Candidate(
-            attempt=Attempt(target, role),
+            attempt=Attempt(target, role, known.context, known.max_output),
             name=name,
             weight=weight,
             cannot=sum(bit for need, bit in BIT.items() if getattr(known, need) is False),
