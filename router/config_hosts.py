@@ -6,12 +6,14 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 OLLAMA_PORT: Final = 11434
 _SCHEME_PORTS: Final = {"http": 80, "https": 443}
 # What people paste from a curl example: the endpoint, where the base is meant.
 _ENDPOINTS: Final = ("/chat/completions", "/completions", "/embeddings", "/models")
+
+_MANY_SERVERS: Final = ("redis+sentinel://", "rediss+sentinel://", "redis+cluster://", "rediss+cluster://")
 
 _HOLDS_USER: Final = "must not hold a user or password: use api_key or headers"
 _HOLDS_QUERY: Final = "must not hold a query or a fragment"
@@ -135,8 +137,17 @@ def redis_problem(url: str) -> str | None:
     """What is wrong with the address of the store, or None. No message repeats it: it may hold a password."""
     if url == "embedded":
         return None
+    if url.startswith(_MANY_SERVERS):
+        try:
+            store_places(url)
+        except ValueError as error:
+            return str(error)
+        return None
     if not url.startswith(("redis://", "rediss://", "unix://")):
-        return "must be embedded, or start with redis://, rediss:// or unix://"
+        return (
+            "must be embedded, or start with redis://, rediss:// or unix://"
+            " (several servers: redis+sentinel:// or redis+cluster://)"
+        )
     try:
         parts = urlsplit(url)
         port = parts.port if parts.scheme != "unix" else None
@@ -147,6 +158,39 @@ def redis_problem(url: str) -> str | None:
     if parts.scheme == "unix" and not parts.path:
         return "lacks the path of the socket, as in unix:///run/redis.sock"
     return None
+
+
+def store_places(url: str) -> tuple[tuple[Address, ...], str, int]:
+    """Servers, service name and database of a `redis+sentinel://` or `redis+cluster://` URL (also `rediss+...`).
+
+    Ports default to 26379 (Sentinel) and 6379. A Cluster has no service name, and only database 0. Raises `ValueError`
+    with what is wrong, which repeats nothing of the URL: it may hold a password.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError("is not a URL (special characters in a password are percent-encoded)") from None
+    sentinel = parts.scheme.endswith("+sentinel")
+    places = []
+    for text in parts.netloc.rpartition("@")[2].split(","):
+        host, port = _split_port(text.strip())
+        if not host or any(char.isspace() for char in host):
+            raise ValueError("must name its servers as host:port,host:port")
+        if port and (not _is_port(port) or int(port) == 0):
+            raise ValueError("has a port that is not a number from 1 to 65535")
+        places.append(Address(host.lower(), int(port) if port else 26379 if sentinel else 6379))
+    if parts.fragment:
+        raise ValueError("must not hold a fragment (special characters in a password are percent-encoded)")
+    service, _, db = parts.path.strip("/").partition("/")
+    if sentinel:
+        if not service:
+            raise ValueError("lacks the service's name, as in redis+sentinel://host:26379,host:26379/mymaster")
+        if db and not (db.isascii() and db.isdigit() and len(db) < 6):
+            raise ValueError("must end in /<service name> or /<service name>/<database number>")
+        return tuple(places), unquote(service), int(db or 0)
+    if service not in ("", "0") or db:
+        raise ValueError("names a database: a Cluster has only number 0, so leave it out")
+    return tuple(places), "", 0
 
 
 def address_of(url: str) -> Address | None:

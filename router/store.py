@@ -1,8 +1,8 @@
 """The store: a Redis-protocol server, embedded or remote, behind one code path.
 
-`open_store("embedded", data_dir)` starts (or joins) the server of `router.embedded`; any `redis://`, `rediss://` or
-`unix://` URL is used as it is. An unreachable remote store is no reason to exit: the router lives, `problem` says why
-it is not ready, and a watcher keeps looking.
+`open_store("embedded", data_dir)` starts (or joins) the server of `router.embedded`; any other URL is read by
+`router.nodes`: one server, a primary that Sentinels watch, or a Cluster. An unreachable remote store is no reason to
+exit: the router lives, `problem` says why it is not ready, and a watcher keeps looking.
 
 The client's own retry is off (a repeated script counts twice) and its timeouts are short. `Store` never shows a
 password: not in `repr`, not in `name`, not in an error.
@@ -16,14 +16,15 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
 
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection, parse_url
+from redis.asyncio import ConnectionPool, Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -39,6 +40,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as NoAnswer
 
 from router.embedded import Embedded, InUse, Role, StoreError, ping
+from router.nodes import Servers, read, socket_server
 
 __all__ = ["InUse", "Store", "StoreError", "explain", "open_store", "where"]
 
@@ -77,16 +79,17 @@ class Store:
     `connection()`.
     """
 
-    def __init__(self, name: str, pool: ConnectionPool, embedded: Embedded | None, owned: bool) -> None:
-        self.name = name
+    def __init__(self, servers: Servers, embedded: Embedded | None, owned: bool) -> None:
+        self.servers = servers
+        self.name = servers.name
         """Where the store is, without credentials: for status pages and messages."""
-        self.redis: Redis = Redis(connection_pool=pool)
+        self.redis: Redis = _client(servers)
+        """For a Cluster this is redis-py's `RedisCluster`: commands of one slot only, no transactions."""
         self.problem: str | None = "the store has not been asked yet"
         """Why the router is not ready, None when it is."""
         self.warnings: tuple[str, ...] = ()
         """What an operator should change although it works."""
         self.version = ""
-        self._pool = pool
         self._embedded = embedded
         self._owned = owned
         self._gates: list[Callable[[], Awaitable[str | None]]] = []
@@ -111,8 +114,46 @@ class Store:
 
         (The client's own timeouts are `wait_for`s, which cost time and on Python 3.11 may swallow a cancellation.)
         """
-        settings = {**self._pool.connection_kwargs, "socket_timeout": None}
-        return self._pool.connection_class(**settings)
+        pool = self.redis.connection_pool
+        settings = {**pool.connection_kwargs, "socket_timeout": None}
+        return pool.connection_class(**settings)
+
+    # --- administrative commands, the same for all kinds of store
+
+    async def run(self, *command: bytes | str | int) -> Any:
+        """One command; all its keys are in one slot. Raises the client's `RedisError` or `OSError`."""
+        execute = cast("Callable[..., Awaitable[Any]]", self.redis.execute_command)
+        return await execute(*command)
+
+    async def gather(self, commands: Sequence[Sequence[bytes | str | int]]) -> list[Any]:
+        """Many commands in one round trip (one per node of a Cluster), in any slots; the answers in their order.
+
+        Not a transaction. Raises the client's `RedisError` or `OSError` for the first that failed.
+        """
+        if not commands:
+            return []
+        pipeline = self.redis.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return list(await pipeline.execute())
+
+    async def everywhere(self, *command: bytes | str | int) -> list[Any]:
+        """One command at every primary: each one's answer, or the error that it answered with."""
+        if self.servers.kind != "cluster":
+            try:
+                return [await self.run(*command)]
+            except ResponseError as error:
+                return [error]
+        cluster = cast("RedisCluster", cast("object", self.redis))
+        await cluster.initialize()
+
+        async def ask(node: ClusterNode) -> Any:
+            try:
+                return await node.execute_command(*command)
+            except ResponseError as error:
+                return error
+
+        return list(await asyncio.gather(*(ask(node) for node in cluster.get_primaries())))
 
     def add_gate(self, gate: Callable[[], Awaitable[str | None]]) -> None:
         """A check that runs whenever the store comes (back) up, before it counts as ready; it returns a problem or
@@ -152,7 +193,8 @@ class Store:
             await asyncio.wait([self._watcher])
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             await self.redis.aclose()
-            await self._pool.disconnect()
+            if (pool := getattr(self.redis, "connection_pool", None)) is not None:  # a Cluster has one per node
+                await pool.disconnect()
         if self._embedded is not None and self._owned:
             await self._embedded.stop()
 
@@ -240,8 +282,7 @@ async def open_store(
     if url == "embedded":
         store = await _open_embedded(data_dir, role, os.environ if environ is None else environ)
     else:
-        name, arguments = _remote(url)
-        store = Store(name, _pool(arguments), None, owned=False)
+        store = Store(_remote(url), None, owned=False)
         await store.ready()
     if role == "serve":
         store.watch()
@@ -275,35 +316,43 @@ async def _open_embedded(data_dir: Path, role: Role, environ: Mapping[str, str])
 
 
 async def _embedded_store(server: Embedded, *, owned: bool) -> Store:
-    arguments = parse_url("unix://") | {"path": server.socket}
-    store = Store("embedded", _pool(arguments), server, owned)
+    store = Store(socket_server(server.socket), server, owned)
     if problem := await store.ready():
         await store.redis.aclose()
         raise StoreError(problem)
     return store
 
 
-def _remote(url: str) -> tuple[str, dict[str, Any]]:
+def _remote(url: str) -> Servers:
     try:
-        parts = urlsplit(url)
-        arguments = dict(parse_url(url))
-        if parts.scheme == "unix":
-            name = f"unix://{parts.path}"
-        else:
-            host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "localhost"
-            name = f"{parts.scheme}://{host}:{parts.port or 6379}/{arguments.get('db', 0)}"
+        return read(url)
     except ValueError:
         # Not chained: the parser's message may quote the part with the password.
         raise StoreError(
-            "redis.url is not understood: write `embedded`, redis://[user:password@]host:port/db, rediss://... or unix:///path"
+            "redis.url is not understood: write `embedded`, redis://[user:password@]host:port/db, rediss://...,"
+            " unix:///path, redis+sentinel://[user:password@]host:port,host:port/service or"
+            " redis+cluster://[user:password@]host:port,host:port"
             " (special characters in a password are percent-encoded)"
         ) from None
-    return name, arguments
 
 
-def _pool(arguments: Mapping[str, Any]) -> ConnectionPool:
-    settings = {**arguments, **_CLIENT, "retry": Retry(NoBackoff(), 0), "max_connections": 32}
-    return ConnectionPool(**settings)
+def _client(servers: Servers) -> Redis:
+    settings = {**servers.client, **_CLIENT, "retry": Retry(NoBackoff(), 0)}
+    if servers.kind == "single":
+        return Redis(connection_pool=ConnectionPool(**settings, max_connections=32))
+    tls = settings.pop("connection_class", None) is SSLConnection
+    if servers.kind == "sentinel":
+        settings["ssl"] = tls
+        login = servers.sentinel_login
+        ours = {name: value for name, value in settings.items() if name not in ("db", "username", "password")}
+        watching = {**ours, "username": login.username, "password": login.password}
+        places = [(place.host, place.port) for place in servers.seeds]
+        sentinel = cast("Callable[..., Any]", Sentinel)(places, sentinel_kwargs=watching, **settings)
+        return cast("Redis", sentinel.master_for(servers.service))
+    for name in ("db", "retry_on_timeout", "retry_on_error"):
+        settings.pop(name, None)
+    nodes = [ClusterNode(place.host, place.port) for place in servers.seeds]
+    return cast("Redis", RedisCluster(startup_nodes=nodes, ssl=tls, cluster_error_retry_attempts=1, **settings))
 
 
 _TOLD: Final[Mapping[str, str]] = {

@@ -29,9 +29,13 @@ def problems(tmp_path: Path, text: str | bytes, env: Mapping[str, str] | None = 
     return [str(problem).removeprefix(f"{tmp_path}/c.yaml:") for problem in caught.value.problems]
 
 
+NO_STORE = (
+    "1:14: redis.url must be embedded, or start with redis://, rediss:// or unix://"
+    " (several servers: redis+sentinel:// or redis+cluster://)"
+)
 URLS = [
-    ("redis: {url: 'http://:pw@h'}", "1:14: redis.url must be embedded, or start with redis://, rediss:// or unix://"),
-    ("redis: {url: ''}", "1:14: redis.url must be embedded, or start with redis://, rediss:// or unix://"),
+    ("redis: {url: 'http://:pw@h'}", NO_STORE),
+    ("redis: {url: ''}", NO_STORE),
     (
         "redis: {url: 'redis://:p/w@h'}",
         "1:14: redis.url is not a URL (special characters in a password are percent-encoded)",
