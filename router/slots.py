@@ -1,0 +1,169 @@
+"""The places of worker processes: their numbers, the directory that they share, and what each says of its config.
+
+A worker keeps its number for as long as the router runs: one that replaces another takes over its number and its files.
+The directory is `data_dir/workers/<random>`, private, made and removed by the process that starts the workers:
+
+    lock              held by that process; a directory whose lock is free was left by one that was killed
+    config.yaml       the config in force, as the file held it: a worker started later begins with the same
+    worker-N.json     {"pid", "config" (digest), "problem"}: what worker N says once it serves, removed when it ends
+    <kind>_N.db       values of metrics (see router.metrics_files); gauge_live* are removed when worker N ends
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+VARIABLE: Final = "SWITCHYARD_WORKER"
+"""Set for a worker: its number, how many there are, and the directory, as `0/4/path`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a worker says of itself. config: digest of the config in force; problem: why a later one was refused."""
+
+    pid: int
+    config: str
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The place of one worker: `number` of `count`, from 0. A router that is one process has no directory."""
+
+    number: int = 0
+    count: int = 1
+    directory: Path | None = None
+
+    def share(self, amount: int) -> int:
+        """This worker's part of `amount` places. All parts make up the amount; where there are fewer places than
+        workers each has one all the same, so that none is cut off."""
+        part, rest = divmod(amount, self.count)
+        return max(1, part + (self.number < rest))
+
+    def tell(self, told: Told) -> None:
+        """Say that this worker serves, and with which config."""
+        if self.directory is not None:
+            with contextlib.suppress(OSError):  # a full disk: the worker serves all the same
+                _write(self.directory / f"worker-{self.number}.json", json.dumps(_fields(told)).encode())
+
+    def told(self) -> dict[int, Told]:
+        """What the workers that serve now say, by number. Empty for a router that is one process."""
+        return told_in(self.directory) if self.directory is not None else {}
+
+    @property
+    def config_copy(self) -> Path | None:
+        return self.directory / "config.yaml" if self.directory is not None else None
+
+    def variable(self) -> str:
+        return f"{self.number}/{self.count}/{self.directory}"
+
+
+ALONE: Final = Slot()
+
+
+def inherited_slot(environ: MutableMapping[str, str]) -> Slot:
+    """The place that a parent gave this process. What this one starts has none."""
+    text = environ.pop(VARIABLE, "")
+    if not text:
+        return ALONE
+    number, count, directory = text.split("/", 2)
+    return Slot(int(number), int(count), Path(directory))
+
+
+def told_in(directory: Path) -> dict[int, Told]:
+    found = {}
+    for path in sorted(directory.glob("worker-*.json")):
+        with contextlib.suppress(OSError, ValueError, TypeError):  # removed just now
+            found[int(path.stem.rpartition("-")[2])] = Told(**json.loads(path.read_bytes()))
+    return found
+
+
+def disagreement(told: Mapping[int, Told]) -> str | None:
+    """That workers have different configs in force, in words."""
+    configs = {one.config for one in told.values()}
+    if len(configs) < 2:
+        return None
+    each = ", ".join(f"{number}: {one.config}" for number, one in sorted(told.items()))
+    return f"the workers have different configs ({each}): reload with SIGHUP"
+
+
+class SlotDirectory:
+    """The parent's side: makes the directory, and clears up after workers that ended. Raises OSError when made."""
+
+    def __init__(self, data_dir: Path) -> None:
+        home = Path(os.path.abspath(data_dir)) / "workers"
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sweep(home)
+        made = Path(tempfile.mkdtemp(prefix=_NEW, dir=home))
+        self._lock = os.open(made / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.path = made.rename(home / made.name.removeprefix(_NEW))
+
+    def slot(self, number: int, count: int) -> Slot:
+        return Slot(number, count, self.path)
+
+    def keep_config(self, data: bytes) -> None:
+        """Workers that start from now on begin with this config."""
+        _write(self.path / "config.yaml", data)
+
+    def serving(self) -> frozenset[int]:
+        """Process ids of the workers that said they serve."""
+        return frozenset(one.pid for one in told_in(self.path).values())
+
+    def clear(self, number: int) -> None:
+        """Worker `number` has ended: what it said of the present holds no longer. What it counted stays."""
+        for path in (self.path / f"worker-{number}.json", *self.path.glob(f"gauge_live*_{number}.db")):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def close(self) -> None:
+        """Remove it. Workers have ended."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+_NEW: Final = "new-"
+
+
+def _fields(told: Told) -> dict[str, object]:
+    return {"pid": told.pid, "config": told.config, "problem": told.problem}
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all, for this user alone."""
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+        os.replace(name, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _sweep(home: Path) -> None:
+    """Remove what parents left that were killed: nobody holds the lock."""
+    for left in home.iterdir():
+        if left.name.startswith(_NEW):
+            continue  # another parent is making it just now
+        try:
+            handle = os.open(left / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue  # none of ours
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        except OSError:
+            pass  # its parent lives
+        finally:
+            os.close(handle)
