@@ -1,0 +1,169 @@
+"""Recent requests, read from the stream that the ledger keeps for each team (about the newest 2000 calls; no prompts).
+
+A call adds an entry when it begins and one when it ends, each with the field `r`: a JSON object with `id`, and in the
+end's with `status`. Here the two become one row. The order is that of the newest entry of each call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+import msgspec
+
+from router.periods import iso
+from router.usage import Team, UsageReader
+
+PAGE: Final = 200
+"""Entries in one answer of the store."""
+MOST: Final = 1000
+"""Rows in one answer of ours."""
+MOST_ENTRIES: Final = 50_000
+OVERLAP: Final = 2000
+"""Milliseconds that a follower reads again: stores' clocks differ, and entries of one millisecond may come later."""
+
+_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which rows. key: an id. failed: only those with a status of 400 or more, or that were lost. status: `running` or
+    a number. after: only what happened since (Unix milliseconds)."""
+
+    key: str | None = None
+    status: int | None = None
+    running: bool = False
+    failed: bool = False
+    limit: int = 100
+    after: int | None = None
+
+    def match(self, row: Row) -> bool:
+        status = row.get("status")
+        if self.key is not None and row.get("key") != self.key:
+            return False
+        if self.running and (status is not None or row.get("lost")):
+            return False
+        if self.status is not None and status != self.status:
+            return False
+        return not self.failed or bool(row.get("lost")) or (isinstance(status, int) and status >= 400)
+
+
+@dataclass(slots=True)
+class _Stream:
+    team: Team
+    rows: dict[str, Row] = field(default_factory=dict)
+    last: str = "+"
+    oldest: int = 0
+    over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """Rows, newest first; `cursor` is the `after` of a follower's next question."""
+
+    rows: list[Row]
+    cursor: int
+
+
+class RecentReader:
+    """Reads the streams. Raises StoreUnavailable."""
+
+    def __init__(self, usage: UsageReader) -> None:
+        self._usage = usage
+        self._redis = usage.redis
+        self._clock: Callable[[], float] = usage.clock
+
+    async def read(self, wanted: Wanted, teams: Sequence[Team]) -> Recent:
+        """The newest rows of these teams."""
+        streams = [_Stream(team) for team in teams]
+        async with self._usage.errors():
+            left = MOST_ENTRIES
+            asked = streams
+            while asked and left > 0:
+                left -= await self._page(asked, wanted)
+                # A stream is read on while it may hold one of the newest rows.
+                times = sorted(
+                    (row["_at"] for s in streams for row in s.rows.values() if wanted.match(row)), reverse=True
+                )
+                edge = times[wanted.limit - 1] if len(times) >= wanted.limit else -1
+                asked = [stream for stream in streams if not stream.over and stream.oldest >= edge]
+        found = [
+            (row["_at"], stream.team, row) for stream in streams for row in stream.rows.values() if wanted.match(row)
+        ]
+        found.sort(key=lambda one: (one[0], one[2]["id"]), reverse=True)
+        newest = found[0][0] if found else 0
+        found = found[: wanted.limit]
+        async with self._usage.errors():
+            names = await self._usage.key_names({str(row["key"]): team.id for _, team, row in found if row.get("key")})
+        cursor = max(newest - OVERLAP, wanted.after or 0)
+        return Recent([self._shown(row, team, names) for _, team, row in found], cursor)
+
+    async def _page(self, streams: Sequence[_Stream], wanted: Wanted) -> int:
+        least = "-" if wanted.after is None else f"{wanted.after}-0"
+        read = 0
+        for start in range(0, len(streams), 50):
+            some = streams[start : start + 50]
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for stream in some:
+                    pipe.xrevrange(recent_name(stream.team.id), max=stream.last, min=least, count=PAGE)
+                answers = await cast("Awaitable[list[list[tuple[bytes, dict[bytes, bytes]]]]]", pipe.execute())
+            for stream, entries in zip(some, answers, strict=True):
+                read += len(entries)
+                _merge(stream, entries)
+            await asyncio.sleep(0)  # others first
+        return read
+
+    def _shown(self, row: Row, team: Team, names: Mapping[str, str]) -> Row:
+        known = {name: value for name, value in row.items() if not name.startswith("_") and name != "time"}
+        began = row.get("time")
+        began = float(began) if isinstance(began, int | float) else row["_began"] / 1000
+        key = row.get("key")
+        shown: Row = {
+            "id": known.pop("id"),
+            "time": iso(began),
+            "team": team.name,
+            "team_id": team.id,
+            "key": names.get(str(key), key),
+            "key_id": key,
+            "status": known.pop("status", None),
+            "age": None,
+        }
+        known.pop("key", None)
+        known.pop("team", None)
+        if shown["status"] is None and not row.get("lost"):
+            shown["age"] = round(max(0.0, self._clock() - began), 1)
+        return shown | known
+
+
+def recent_name(team: str) -> str:
+    return f"sy:{{{team}}}:recent"
+
+
+def _merge(stream: _Stream, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> None:
+    """Entries come newest first."""
+    if len(entries) < PAGE:
+        stream.over = True
+    for name, fields in entries:
+        at = int(name.partition(b"-")[0])
+        stream.last, stream.oldest = f"({name.decode()}", at
+        try:
+            entry = _decode(fields[b"r"])
+        except (KeyError, msgspec.DecodeError):
+            continue  # of a newer router
+        call = entry.get("id")
+        if not isinstance(call, str):
+            continue
+        known = stream.rows.get(call)
+        if known is None:
+            stream.rows[call] = {**entry, "_at": at, "_began": at}
+        else:
+            known["_began"] = at
+            if not _ends(entry):
+                stream.rows[call] = {**entry, **known}
+
+
+def _ends(entry: Row) -> bool:
+    return entry.get("status") is not None or bool(entry.get("lost"))

@@ -1,0 +1,142 @@
+"""Where a key and its team stand: each limit with what is spent, held and left, read from the ledger's counters.
+
+A counter is in the hash `sy:{team}:n:<scope>` (scope: a key's id, or `team`), in the fields `<limit>:w` (start of its
+window in Unix seconds, 0 for none), `:s` (spent) and `:h` (held by running calls). A rate is in a hash of its own,
+`sy:{team}:w:<scope>:<limit>`, with one field for each second. Costs are counted in micro-USD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import tzinfo
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from router.limits import Limit
+from router.periods import iso, window
+from router.records import counters_name
+from router.usage_text import Rate, money, to_cny
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+TEAM: Final = "team"
+"""The scope of a team's own limits."""
+MINUTE: Final = 60
+UNITS: Final[Mapping[str, str]] = {"requests": "requests", "tokens": "tokens", "running": "calls"}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One limit. Amounts are in the limit's own unit (micro-units for money); `resets_at` in Unix seconds, None for
+    never. `name` begins with `team.` where the limit is the team's."""
+
+    name: str
+    limit: Limit
+    spent: int
+    held: int
+    resets_at: int | None
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.limit.amount - self.spent - self.held)
+
+    @property
+    def unit(self) -> str:
+        return self.limit.currency or UNITS.get(self.limit.measure, "usd")
+
+
+async def standing(
+    redis: Redis,
+    team: str,
+    limits: Mapping[str, Sequence[Limit]],
+    *,
+    zone: tzinfo,
+    rate: Rate,
+    now: float,
+) -> list[Standing]:
+    """The limits of these scopes of a team, in their order. One round trip. Raises what `redis` raises."""
+    wanted = [(scope, limit) for scope, some in limits.items() for limit in some]
+    if not wanted:
+        return []
+    async with redis.pipeline(transaction=False) as pipe:
+        for scope, limit in wanted:
+            if limit.window == "minute":
+                pipe.hgetall(rate_name(team, scope, limit.name))
+            else:
+                name = limit.name
+                pipe.hmget(counters_name(team, scope), [f"{name}:w", f"{name}:s", f"{name}:h"])
+        answers = await cast("Awaitable[list[Any]]", pipe.execute())
+    found = []
+    for (scope, limit), answer in zip(wanted, answers, strict=True):
+        shown = f"team.{limit.name}" if scope == TEAM else limit.name
+        if limit.window == "minute":
+            spent, resets_at = _rate(answer, now)
+            found.append(Standing(shown, limit, spent, 0, resets_at))
+            continue
+        start, end = window(limit.window, now, zone)
+        stored, spent, held = (int(value or 0) for value in answer)
+        if stored < start:
+            spent = held = 0
+        if limit.currency == "cny" and rate is not None:
+            spent, held = to_cny(spent, rate), to_cny(held, rate)
+        found.append(Standing(shown, limit, spent, held, end or None))
+    return found
+
+
+def rate_name(account: str, scope: str, limit: str) -> str:
+    """The hash of a rate."""
+    return f"sy:{{{account}}}:w:{scope}:{limit}"
+
+
+def _rate(fields: Mapping[bytes, bytes], now: float) -> tuple[int, int | None]:
+    """What was taken in the last 60 seconds, and when all of it is free again."""
+    seconds = {int(name): int(amount) for name, amount in fields.items() if name.isdigit()}
+    if not seconds:
+        return 0, None
+    latest = max(seconds)
+    present = max(int(now), latest)  # a clock that was set back changes nothing
+    return (
+        sum(amount for second, amount in seconds.items() if second >= present - MINUTE),
+        latest + MINUTE + 1 if latest >= present - MINUTE else None,
+    )
+
+
+def standing_json(found: Standing) -> dict[str, Any]:
+    """A limit as `/v1/usage` tells it: money as decimals of `unit`, other amounts as integers."""
+    as_money = found.limit.measure == "cost"
+
+    def shown(amount: int) -> int | str:
+        return money(amount) if as_money else amount
+
+    return {
+        "name": found.name,
+        "limit": shown(found.limit.amount),
+        "spent": shown(found.spent),
+        "held": shown(found.held),
+        "remaining": shown(found.remaining),
+        "unit": found.unit,
+        "resets_at": iso(found.resets_at),
+    }
+
+
+_LONGEST_FIRST: Final = ("total", "month", "week", "day")
+
+
+def tightest(found: Sequence[Standing]) -> Standing | None:
+    """The money limit that balance displays mean: of the longest window there is, the one with the least left (limits
+    of single models left out). None when no money limit counts all models."""
+    money_limits = [one for one in found if one.limit.measure == "cost" and not one.limit.models]
+    for name in _LONGEST_FIRST:
+        if some := [one for one in money_limits if one.limit.window == name]:
+            return min(some, key=lambda one: one.remaining)
+    return None
+
+
+def in_usd(amount: int, currency: str, rate: Rate) -> Decimal:
+    """Micro-units of a currency in USD."""
+    usd = Decimal(amount)
+    if currency == "cny" and rate is not None:
+        usd /= Decimal(str(rate))
+    return (usd / 1_000_000).quantize(Decimal("0.000001"), ROUND_HALF_EVEN)
