@@ -26,6 +26,8 @@ from pydantic_core import PydanticCustomError
 
 from router.config_hosts import proxy_problem, redis_problem
 from router.config_yaml import Expanded, KeyPath
+from router.limits import LARGEST
+from router.networks import network_problem
 
 MAX_SECRET_BYTES: Final = 64 * 1024
 
@@ -66,6 +68,8 @@ class Origin:
     warnings: tuple[Problem, ...] = ()
     places: Mapping[KeyPath, tuple[int, int]] = field(default_factory=dict)
     """Line and column of every value."""
+    data: bytes = field(default=b"", repr=False)
+    """The file's bytes, for processes that are to start with the same config."""
 
 
 # -- kinds of values ----------------------------------------------------------------------------------------------
@@ -148,6 +152,12 @@ def _proxy(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _trusted_network(value: str) -> str:
+    if wrong := network_problem(value):
+        raise PydanticCustomError("network", "{wrong}", {"wrong": wrong})
+    return value
+
+
 def _header(value: object) -> object:
     """Header names and values go out as they are, so a line break in one would be a header of its own."""
     value = _secret(value)
@@ -173,6 +183,7 @@ Int: TypeAlias = Annotated[int, BeforeValidator(_number)]
 Number: TypeAlias = Annotated[float, BeforeValidator(_number)]
 Bool: TypeAlias = Annotated[bool, BeforeValidator(_bool)]
 OptionalCount: TypeAlias = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_optional_number)]
+OptionalLimit: TypeAlias = Annotated[Annotated[int, Field(ge=1, le=LARGEST)] | None, BeforeValidator(_optional_number)]
 OptionalSeconds: TypeAlias = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_optional_number)]
 Text: TypeAlias = Annotated[str, StringConstraints(min_length=1)]
 OptionalText: TypeAlias = Annotated[str | None, BeforeValidator(_optional_text)]
@@ -248,6 +259,8 @@ class Server(Settings):
     """Logging."""
     cors_origins: Texts = ()
     """Browser origins that may call the API, such as https://chat.example.com; `*` for any."""
+    trusted_proxies: Annotated[tuple[Annotated[Text, AfterValidator(_trusted_network)], ...], Field(strict=False)] = ()
+    """Networks of the proxies in front, such as 10.0.0.0/8: whom they name in X-Forwarded-For is the client."""
     admin_token: OptionalSecret = None
     """Token of the admin API. Unset: SWITCHYARD_ADMIN_TOKEN, else one is made at first start and printed once."""
     workers: Annotated[Int, Field(ge=1, le=256)] = 1
@@ -329,9 +342,14 @@ class ProviderConfig(Settings):
     timeouts: TimeoutsConfig = TimeoutsConfig()
     """Deadlines."""
     max_concurrency: OptionalCount = None
-    """Most calls at once; unset: no bound."""
+    """Most calls at once of this router; unset: no bound. Several workers divide the places, and each has at least
+    one."""
     queue: Annotated[Int, Field(ge=0)] = 32
     """Most calls that wait for a free place; more are sent on to the next target."""
+    limits: ProviderLimits = ProviderLimits()
+    """What all workers and routers of one store together may ask of it."""
+    model_limits: dict[Text, ProviderLimits] = {}
+    """The same for some of its models, by the name that is sent or a pattern of it; every row that fits counts."""
     headers: dict[HeaderName, HeaderValue] = {}
     """Headers added to every request."""
     proxy: Annotated[OptionalSecret, AfterValidator(_proxy)] = None
@@ -431,15 +449,16 @@ class Config(Settings):
         return self._origin.references.get(path, ())
 
 
-def load_config(path: Path, env: Mapping[str, str]) -> Config:
+def load_config(path: Path, env: Mapping[str, str], copy: Path | None = None) -> Config:
     """The config in the file at `path`. Raises ConfigErrors with everything that is wrong with it.
 
-    `env` is where `${NAME}` looks; the file itself and `file:` secrets are all that is read.
+    `env` is where `${NAME}` looks; the file itself and `file:` secrets are all that is read. `copy` holds what the file
+    held when it was last read, and is read in its place.
     """
     from router.config_check import check_text, read_text  # it needs the types above
 
-    text, data = read_text(path)
+    text, data = read_text(copy or path)
     config, origin = check_text(text, str(path), env)
     digest = hashlib.sha256(data).hexdigest()[:12]
-    config._origin = replace(origin, digest=digest)
+    config._origin = replace(origin, digest=digest, data=data)
     return config

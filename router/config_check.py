@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -76,7 +76,7 @@ def check_text(text: str, file: str, env: Mapping[str, str]) -> tuple[Config, Or
     warnings: list[Problem] = []
 
     def at(target: list[Problem]) -> Report:
-        return lambda path, message: target.append(Problem(file, *_place(document, path), message))
+        return lambda path, message: target.append(Problem(file, *place_of(document, path), message))
 
     refused = {finding.mark for finding in document.findings}
 
@@ -93,7 +93,7 @@ def check_text(text: str, file: str, env: Mapping[str, str]) -> tuple[Config, Or
         problems.append(Problem(file, *document.values[()], "must be a mapping (name: value) at the top"))
     elif document.value is not None:
         raw = _with_environment(document.value, env)
-        config = _validate(raw, document, once)
+        config = validate(raw, document, once, Config)
         _cross_check(raw, once)
         _warn(raw, document, at(warnings))
     if problems or config is None:
@@ -115,7 +115,7 @@ def _with_environment(raw: dict[str, Any], env: Mapping[str, str]) -> dict[str, 
     return {**raw, "server": {**server, "admin_token": token}}
 
 
-def _place(document: Document, path: KeyPath) -> Mark:
+def place_of(document: Document, path: KeyPath) -> Mark:
     """The place of the value at `path`, else of the nearest thing around it."""
     if isinstance(path, KeyOf) and path in document.keys:
         return document.keys[path]
@@ -157,9 +157,13 @@ _SECRETS: Final = frozenset({"api_key", "admin_token", "proxy", "headers", "url"
 """Settings whose value no message repeats."""
 
 
-def _validate(raw: dict[str, Any], document: Document, report: Report) -> Config | None:
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+def validate(raw: dict[str, Any], document: Document, report: Report, kind: type[Checked]) -> Checked | None:
+    """`raw` as a `kind`, or None when something in it was reported."""
     try:
-        return Config.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as errors:
         found = errors.errors(include_url=False)
         for error in found:
@@ -170,7 +174,7 @@ def _validate(raw: dict[str, Any], document: Document, report: Report) -> Config
                 continue  # the list has entries, only none that is right
             path, is_key = _loc(error["loc"], raw)
             place = KeyOf(path) if is_key or error["type"] == "extra_forbidden" else path
-            report(place, _sentence(error, path, is_key, raw, document))
+            report(place, _sentence(error, path, is_key, raw, document, kind))
     return None
 
 
@@ -189,10 +193,12 @@ def _loc(loc: tuple[int | str, ...], raw: object) -> tuple[KeyPath, bool]:
     return tuple(path), False
 
 
-def _sentence(error: ErrorDetails, path: KeyPath, is_key: bool, raw: object, document: Document) -> str:
+def _sentence(
+    error: ErrorDetails, path: KeyPath, is_key: bool, raw: object, document: Document, root: type[BaseModel]
+) -> str:
     kind = error["type"]
     if kind == "extra_forbidden":
-        return _unknown(str(path[-1]), _fields_at(path[:-1]), dotted(path[:-1]))
+        return _unknown(str(path[-1]), _fields_at(path[:-1], root), dotted(path[:-1]))
     message = _MESSAGES.get(kind)
     text = message.format(**error.get("ctx", {})) if message else error["msg"]
     what = f"the name {shorten(str(path[-1]))}" if is_key else (dotted(path) or "the file")
@@ -245,9 +251,9 @@ def dotted(path: Sequence[str | int]) -> str:
     return out
 
 
-def _fields_at(path: KeyPath) -> list[str]:
+def _fields_at(path: KeyPath, root: type[BaseModel] = Config) -> list[str]:
     """The settings that the section at `path` may hold."""
-    kind: Any = Config
+    kind: Any = root
     for step in path:
         kind = _bare(kind)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -372,6 +378,13 @@ def _check_providers(raw: dict[str, Any], report: Report) -> None:
             report(path, f"{dotted(path)}.litellm_provider is missing: for example bedrock, azure or anthropic")
         if vendor != "litellm" and row.get("litellm_provider"):
             report((*path, "litellm_provider"), f"{dotted(path)}.litellm_provider is only for vendor litellm")
+        rows = row.get("model_limits")
+        for pattern in rows if isinstance(rows, dict) else ():
+            if "**" in str(pattern):
+                report(
+                    KeyOf((*path, "model_limits", pattern)),
+                    f'the name {shorten(str(pattern))} holds "**": one "*" already stands for any text',
+                )
         bundle = row.get("ca_bundle")
         if isinstance(bundle, str) and bundle and not Path(bundle).is_file():
             report((*path, "ca_bundle"), f"{dotted(path)}.ca_bundle: there is no file {_show(bundle)}")
@@ -500,6 +513,9 @@ def _warn(raw: dict[str, Any], document: Document, report: Report) -> None:
             report(
                 ("server", "listen", index), f"server.listen[{index}] serves callers without a key to other machines"
             )
+    for place, network in _texts(raw, ("server", "trusted_proxies")):
+        if network.endswith("/0"):
+            report(place, f"{dotted(place)} lets every caller choose its own address: list only the proxies in front")
     chain = list(_texts(raw, ("fallback",)))
     if chain:
         path, last = chain[-1]

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from providers.vendor import Vendor
-from router.config import ProviderConfig
+from router.config import ProviderConfig, ProviderLimits
 from router.config_hosts import clean_url, is_own, ollama_url
+from router.limits import Limit
+from router.slots import ALONE, Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,11 @@ class Provider:
     timeouts: Timeouts
     local: bool
     max_concurrency: int | None
+    """Calls at once of this worker."""
     queue: int
+    limits: tuple[Limit, ...]
+    """Shared by all routers of the store. `models` is a pattern of the names that are sent; every limit that fits
+    counts."""
     proxy: str | None = field(repr=False)
     ca_bundle: str | None
     off: str | None
@@ -74,8 +80,10 @@ def compile_provider(
     own_listeners: Sequence[tuple[str, int]],
     variables: Sequence[str] = (),
     running: Running = Running(),  # frozen
+    slot: Slot = ALONE,
 ) -> Provider:
-    """One provider. `variables` are the environment variables that its key refers to."""
+    """One provider. `variables` are the environment variables that its key refers to; `slot` is the worker whose share
+    of the places it gets."""
     api_key = running.api_key or (settings.api_key.get_secret_value() if settings.api_key else None)
     local = vendor.local if settings.local is None else settings.local
     url = running.base_url or settings.base_url or vendor.base_url or ""
@@ -90,8 +98,9 @@ def compile_provider(
         headers={key.lower(): value.get_secret_value() for key, value in settings.headers.items()},
         timeouts=Timeouts(**({"first_content": LOCAL_FIRST_CONTENT} if local else {}) | given),
         local=local,
-        max_concurrency=settings.max_concurrency,
-        queue=settings.queue,
+        max_concurrency=slot.share(settings.max_concurrency) if settings.max_concurrency is not None else None,
+        queue=slot.share(settings.queue) if settings.queue else 0,
+        limits=_limits(settings),
         proxy=settings.proxy.get_secret_value() if settings.proxy else None,
         ca_bundle=settings.ca_bundle,
         off=_why_off(settings, vendor, local, api_key, url, running.base_url is not None, own_listeners, variables)
@@ -100,6 +109,19 @@ def compile_provider(
         names=names,
         settings=settings,
     )
+
+
+def _limits(settings: ProviderConfig) -> tuple[Limit, ...]:
+    rows: list[tuple[str, ProviderLimits]] = [("", settings.limits), *settings.model_limits.items()]
+    found = []
+    for models, row in rows:
+        if row.rpm is not None:
+            found.append(Limit(measure="requests", window="minute", amount=row.rpm, models=models))
+        if row.tpm is not None:
+            found.append(Limit(measure="tokens", window="minute", amount=row.tpm, models=models))
+        if row.concurrency is not None:
+            found.append(Limit(measure="running", window="now", amount=row.concurrency, models=models))
+    return tuple(found)
 
 
 def _why_off(

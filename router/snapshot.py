@@ -7,7 +7,7 @@ with. Everything that depends on the config alone is worked out here, so that `p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Final, Literal
 
@@ -18,6 +18,7 @@ from router.config import Config, ConfigErrors, Facts, ModelConfig, Problem
 from router.config_check import fallback_row
 from router.patterns import Pattern, fill, nearest
 from router.provider import Provider, Running, compile_provider, vendor_options
+from router.slots import ALONE, Slot
 
 __all__ = [
     "Attempt",
@@ -456,9 +457,10 @@ def compile_snapshot(
     own_listeners: Sequence[tuple[str, int]] | None = None,
     running: Mapping[str, Running] | None = None,
     vendor: Callable[[str, Mapping[str, object]], Vendor] = get_vendor,
+    slot: Slot = ALONE,
 ) -> Snapshot:
     """The config compiled. By provider name: `discovered` holds the model lists that servers gave,
-    `running` the state of servers that we run ourselves.
+    `running` the state of servers that we run ourselves. `slot` is the worker that it is for.
 
     `own_listeners` are (host, port) pairs that this router serves on, by default those of the config: a provider that
     leads back there is off. `vendor` finds a vendor by name and options, and its ValueError about the options becomes
@@ -481,6 +483,7 @@ def compile_snapshot(
             own_listeners=own_listeners,
             variables=config.variables("providers", name, "api_key"),
             running=(running or {}).get(name, Running()),
+            slot=slot,
         )
     if problems:
         raise ConfigErrors(problems)
