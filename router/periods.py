@@ -33,7 +33,7 @@ def zone_of(name: str) -> tzinfo:
 
 
 def day_of(moment: float, zone: tzinfo) -> date:
-    return datetime.fromtimestamp(moment, zone).date()
+    return datetime.fromtimestamp(int(moment), zone).date()  # whole: fractions are rounded, here never up
 
 
 def begin(day: date, zone: tzinfo) -> int:
