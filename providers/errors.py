@@ -117,6 +117,39 @@ class UnsupportedMedia(SwitchyardError):
     type = "invalid_request_error"
 
 
+class LimitReached(SwitchyardError):
+    """A limit of the caller's key or team. `limit` is its name, `headers` the `x-ratelimit-*` family."""
+
+    status = 429
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: str,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        retry_after: float | None = None,
+        should_retry: bool | None = None,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after, should_retry=should_retry)
+        self.limit = limit
+        self.headers = headers
+
+
+class RateLimitExceeded(LimitReached):
+    """Passes with time: `retry_after` says when."""
+
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
+
+
+class QuotaExceeded(LimitReached):
+    """Does not pass by trying again."""
+
+    code = "insufficient_quota"
+    type = "insufficient_quota"
+
+
 # --- our own side
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from providers.errors import MethodNotAllowed, SwitchyardError, TooLarge, UnsupportedMedia
+from providers.errors import LimitReached, MethodNotAllowed, SwitchyardError, TooLarge, UnsupportedMedia
 from providers.wire import Wire
 
 Scope = MutableMapping[str, Any]
@@ -94,6 +94,8 @@ async def reply_error(
         extra.append((b"retry-after", b"%d" % math.ceil(error.retry_after)))
     if error.should_retry is not None:
         extra.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    if isinstance(error, LimitReached):
+        extra += error.headers
     if isinstance(error, MethodNotAllowed):
         extra.append((b"allow", error.allow.encode("latin-1")))
     if isinstance(error, (TooLarge, UnsupportedMedia)):

@@ -232,7 +232,7 @@ local function sweep_some(prefix, now, most)
 end
 
 --[[ reserve: ARGV prefix, call id, hour of the call, checks, lease (ms), key record name, its etag, team record name, its etag,
-valid until (ms, 0 for ever), row. Names may be empty (a provider's account has no records).
+valid until (ms, 0 for ever), row. Names may be empty (a provider's account has no records); an empty etag stands for no record.
 Answers {OK, now, (remaining, reset in ms from now, 0 for never) for each check} or
 {REFUSED, now, number of the check from 0, why, spent, held, retry in ms (0: no time helps)}, {STALE, now, key record or false,
 team record or false}, {CLOCK, now, latest window start for each check}, {DONE, now}, {EXPIRED, now}. ]]
@@ -248,7 +248,7 @@ local function reserve(_, argv)
     local name, etag = argv[4 + 2 * at], argv[5 + 2 * at]
     if name ~= '' then
       local raw = redis.call('GET', name)
-      if not raw or string.sub(raw, 1, #etag + 1) ~= etag .. '\n' then
+      if (raw and string.sub(raw, 1, #etag + 1) or '\n') ~= etag .. '\n' then
         stale = true
       end
       records[at] = raw

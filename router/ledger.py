@@ -1,312 +1,468 @@
-"""The ledger: who may call, and what a call took. Nothing else touches quota keys.
+"""The ledger: who may call, what a call may take, and what it took. Nothing else touches quota keys.
 
-`reserve` before a call, `settle` once after it. A reservation costs one round trip, shared with all calls that ask
-while the
-previous one is on its way: the key's record is read on every call, so a revoked key is refused on the very next one
-and there
-is no cache to be stale. (Records are decoded once and kept beside their exact bytes.)
+`reserve` before a call, `settle` once after it, each one question to the store's functions (`router/ledger.lua`), sent
+together with those of the calls beside it. The reservation names the records it reckons with and is refused as stale
+when they have changed, so a revoked key is refused on the very next call and no cache has to be told.
 
-Every decision falls within `DECISION_LIMIT`; when the store cannot answer, callers are refused (`StoreUnavailable`),
-never let
-through. A caller that is cancelled leaves the others and the shared round trip alone: that runs in a task of the
-ledger's own.
+Every decision falls within `DECISION_LIMIT`. When the store cannot answer, callers are refused (`StoreUnavailable`);
+only local models go on, for keys that were seen a moment ago and have no limits that such a call could break. What
+could not be settled is kept in the journal and sent when the store is back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Final, cast
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, tzinfo
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
-from redis.exceptions import ConnectionError as LostConnection
+from redis.exceptions import RedisError
 
-from providers.errors import StoreUnavailable, Unauthorized
-from providers.events import Usage
+from providers.errors import InternalError, StoreUnavailable, SwitchyardError, Unauthorized
+from router.allowance import refusal
+from router.checks import NO_AMOUNTS, NO_CHECKS, Amounts, Calendar, Check, checks_of, pack_value, packed
 from router.credentials import credential_of, digest, key_id_of, missing
-from router.keys import Key, Keys, anonymous_id, decode, key_of, record_name, used_name
-from router.store import CONNECT_LIMIT, Store, explain
+from router.functions import fcall
+from router.holds import LEASE, Hold, Live
+from router.journal import Journal
+from router.keys import Keys, anonymous_id
+from router.known import Known, Memory
+from router.limits import Limit
+from router.link import Links, Refused, Unanswered
+from router.store import Store, explain
 
-__all__ = ["Hold", "Ledger", "credential_of"]
+__all__ = ["Ask", "Bill", "Hold", "Ledger", "credential_of"]
 
 log = logging.getLogger("switchyard.ledger")
 
 DECISION_LIMIT = 0.2
 """Seconds from asking to an answer or a refusal."""
-MOST_WAITING = 4096
-"""Calls that may wait for the store; beyond, they are refused at once."""
-MOST_AT_ONCE = 512
-"""Keys in one round trip: bounds the time that one batch occupies the store."""
-MOST_KEPT = 10_000
-"""Decoded records that are kept."""
-RECONNECT_PAUSE = 0.02
-USED_PACE: Final = 60
-"""Seconds: how exact `last used` is, and how often it is written per key."""
+SETTLE_LIMIT = 2.0
+"""Seconds that a settlement may take before it goes to the journal; nobody waits for it."""
+CLOSE_LIMIT = 2.0
+"""Seconds that settlements on their way get at the end."""
+REPLAY_PACE = 0.2
+REPLAY_BATCH: Final = 200
+OUTAGE_MEMORY: Final = 60.0
+"""Seconds for which a key that was seen counts as known while the store is away."""
+OUTAGE_CALLS: Final = 4
+"""Calls of local models that a worker runs at once while the store is away."""
+TRIES: Final = 5
+"""Reservations of one call: its records may change, and a calendar window may end, while it asks."""
 
 _NOBODY: Final = b"\0" * 32
+_OK, _REFUSED, _STALE, _CLOCK, _DONE, _EXPIRED = 1, 0, 2, 4, 5, 6
 
 
-@dataclass(slots=True)
-class Hold:
-    """One admitted call, until it is settled."""
+class Ask(NamedTuple):
+    """What a call asks for. counts(pattern): whether a limit for these models counts it. row: JSON for the recent
+    requests."""
 
-    key: Key
-    call_id: str
-    listener: str = ""
-    settled: bool = field(default=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    raw: bytes
-    key: Key
-    digest: bytes
+    amounts: Amounts = NO_AMOUNTS
+    counts: Callable[[str], bool] = bool
+    row: bytes = b""
 
 
-@dataclass(slots=True)
-class _Question:
-    since: float
-    name: bytes
-    answer: asyncio.Future[bytes | None]
+class Bill(NamedTuple):
+    """What a call used, for its counters (requests, tokens, micro-USD), the usage of its key (`metrics` under model and
+    provider), and the recent requests (`row`, JSON)."""
+
+    requests: int = 0
+    tokens: int = 0
+    cost: int = 0
+    model: str = ""
+    provider: str = ""
+    metrics: Sequence[str | int] = ()
+    """Names and amounts in turn."""
+    row: bytes = b""
+
+
+NOTHING: Final = Bill()
+Prepare = Callable[[Known, bool], Ask]
+"""What a call asks for, given its key; True: it may use local models only. Raises what refuses the call."""
+
+
+def _anything(_known: Known, _local_only: bool) -> Ask:
+    return Ask()
 
 
 class Ledger:
     """Check keys and account for calls. Make it inside the running loop; `close` it before the store."""
 
-    def __init__(self, store: Store, keys: Keys, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        *,
+        data_dir: Path | None = None,
+        yuan_per_dollar: Callable[[], float] = lambda: 7.0,
+        providers: Callable[[], Iterable[str]] = tuple,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`providers()`: the names of those with shared limits."""
         self._store = store
         self._pepper = keys.pepper
         self._clock = clock
+        self._monotonic = monotonic
+        self._yuan_per_dollar = yuan_per_dollar
+        self._providers = providers
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[_Question] = []
-        self._drainer: asyncio.Task[None] | None = None
-        self._connection: AbstractConnection | None = None
-        self._connecting: asyncio.Task[AbstractConnection] | None = None
-        self._kept: dict[str, _Kept] = {}
-        self._used: dict[str, int] = {}
-        self._touched: dict[str, int] = {}
-        self._noter: asyncio.Task[None] | None = None
+        self.links = Links(store)
+        self.memory = Memory(self.links, monotonic)
+        self.journal = Journal(data_dir or Path("data"), clock)
+        if data_dir is not None:
+            self.journal.open()
+        self.live = Live(self.links, self._recheck, monotonic, self._heard, self._accounts)
+        self._ahead = 0.0
+        """Seconds by which the store's clock is ahead of ours."""
+        self._calendars: dict[tzinfo, Calendar] = {}
         self._anonymous: dict[str, str] = {}
+        self._unsettled: set[asyncio.Future[Any]] = set()
+        self._outage = 0
+        self._replayer: asyncio.Task[None] | None = None
         self._closed = False
-        self.round_trips = 0
         self.settled_twice = 0
         """Calls that were settled more than once: a bug of the caller's, without effect here."""
+        self.overshoots = 0
+        """Calls that used more than they held."""
+        self.decision_seconds = 0.0
+        self.decisions = 0
+        self.decisions_failed = 0
+        if len(self.journal):
+            self._replay()
 
     # --- the calls' side
 
-    async def reserve(self, credential: str | None, *, call_id: str, listener: str = "") -> Hold:
-        """Admit a call by its credential. Raises `Unauthorized` or `StoreUnavailable`."""
-        return Hold(await self.identify(credential), call_id, listener)
+    async def reserve(self, credential: str | None, *, call_id: str, prepare: Prepare = _anything) -> Hold:
+        """Admit a call by its credential. Raises `Unauthorized`, `StoreUnavailable`, `RateLimitExceeded`,
+        `QuotaExceeded`, and what `prepare` raises."""
+        if credential is None:
+            raise missing()
+        key_id = key_id_of(credential)
+        if key_id is None:
+            raise _unknown()
+        return await self._reserve(key_id, digest(self._pepper, credential), call_id, prepare)
 
-    async def reserve_anonymous(self, name: str, *, call_id: str, listener: str = "") -> Hold:
+    async def reserve_anonymous(self, name: str, *, call_id: str, prepare: Prepare = _anything) -> Hold:
         """Admit a keyless call of a listener that is open to `name` (see `Keys.ensure_anonymous`)."""
-        return Hold(await self.identify_anonymous(name), call_id, listener)
+        return await self._reserve(self._anonymous_id(name), None, call_id, prepare)
 
-    async def identify(self, credential: str | None) -> Key:
+    async def identify(self, credential: str | None) -> Known:
         """The active key of a credential, as `reserve` finds it, without a call."""
         if credential is None:
             raise missing()
         key_id = key_id_of(credential)
         if key_id is None:
             raise _unknown()
-        shown = digest(self._pepper, credential)
-        kept = await self._look_up(key_id)
-        # The same work and the same words for an unknown id and a wrong secret.
-        right = hmac.compare_digest(shown, kept.digest if kept is not None else _NOBODY)
-        if kept is None or not right:
-            raise _unknown()
-        return self._admitted(kept.key)
+        return await self._identify(key_id, digest(self._pepper, credential))
 
-    async def identify_anonymous(self, name: str) -> Key:
+    async def identify_anonymous(self, name: str) -> Known:
         """The active key of a keyless listener, as `reserve_anonymous` finds it, without a call."""
-        key_id = self._anonymous.get(name) or self._anonymous.setdefault(name, anonymous_id(name))
-        kept = await self._look_up(key_id)
-        if kept is None or not kept.key.anonymous:
-            raise missing()
-        return self._admitted(kept.key)
+        return await self._identify(self._anonymous_id(name), None)
 
-    def settle(self, hold: Hold, *, usage: Usage | None = None, outcome: str = "") -> None:
+    async def take(self, provider: str, limits: Sequence[Limit], amounts: Amounts, call_id: str, counts: Any) -> Hold:
+        """A place within a provider's shared limits, for one attempt. Raises `LimitReached` and `StoreUnavailable`."""
+        account = f"p:{provider}"
+        checks = checks_of(limits, "all", "", counts, 1.0)
+        now = self._now()
+        hold = Hold(account, f"sy:{{{account}}}:", call_id, str(int(now // 3600)), now, amounts=amounts)
+        hold.checks = packed(checks, amounts, self._calendar(UTC), now)
+        answer = await self._question(hold, ("", ""), ("", ""), 0, b"")
+        if answer[0] == _REFUSED:
+            _, _, index, why, spent, held, retry = answer
+            raise refusal(checks[index], amounts, why, spent, held, retry, now)
+        self._begin(hold)
+        return hold
+
+    def settle(self, hold: Hold, bill: Bill = NOTHING) -> None:
         """End a call, whatever became of it. Exactly once per hold: a second time does nothing and is counted.
 
-        Returns at once and cannot be cancelled: what is to be written goes out in a task of the ledger's own.
+        Returns at once and cannot be cancelled: what is to be written goes out by itself.
         """
         if hold.settled:
             self.settled_twice += 1
             log.error("a call was settled twice", extra={"call_id": hold.call_id})
             return
         hold.settled = True
-        self._note_use(hold.key.id)
+        self.live.remove(hold)
+        if not hold.reserved:
+            self._outage -= 1
+        elif bill.cost > hold.amounts.cost or bill.tokens > hold.amounts.tokens > 0:
+            self.overshoots += 1
+        key_id = hold.known.key.id if hold.known is not None else ""
+        self._send(hold, self.bill(hold, bill), key_id)
+
+    def bill(self, hold: Hold, bill: Bill) -> bytes:
+        """A bill as the store's functions take it."""
+        known = hold.known
+        usage = f"{known.key.id}\t{bill.model}\t{bill.provider}\t" if known is not None and bill.metrics else ""
+        return pack_value(
+            [bill.requests, bill.tokens, bill.cost, usage, list(bill.metrics), hold.hour, hold.day, bill.row]
+        )
 
     async def close(self) -> None:
-        """Write what is left, refuse who still waits, drop the connection."""
+        """Write what is left, refuse who still waits, drop the connections. What the store did not take stays in the
+        journal."""
         self._closed = True
-        for task in (self._drainer, self._connecting):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
-        if self._noter is not None:
-            await asyncio.wait([self._noter], timeout=1.0)
-        self._refuse(self._waiting, "the router is stopping")
-        self._waiting = []
-        await self._disconnect()
+        await self.live.close()
+        if self._unsettled:
+            await asyncio.wait(self._unsettled, timeout=CLOSE_LIMIT)
+        if self._replayer is not None:
+            self._replayer.cancel()
+            await asyncio.wait([self._replayer])
+        await self.links.close()
+        await asyncio.sleep(0)  # what the links gave up goes to the journal
+        self.journal.close()
 
-    def _admitted(self, key: Key) -> Key:
+    # --- admission
+
+    def _anonymous_id(self, name: str) -> str:
+        return self._anonymous.get(name) or self._anonymous.setdefault(name, anonymous_id(name))
+
+    async def _identify(self, key_id: str, shown: bytes | None) -> Known:
+        known = await self.memory.fetch(key_id)
+        if known is None:
+            raise _unknown() if shown is not None else missing()
+        self._admit(known, shown)
+        return known
+
+    def _admit(self, known: Known, shown: bytes | None) -> int:
+        """Until when (ms of the store's clock, 0 for ever) this secret opens this key. Raises Unauthorized."""
+        key = known.key
+        ends = key.expires_at
+        if shown is None:
+            if not key.anonymous:
+                raise missing()
+        elif not hmac.compare_digest(shown, known.digest):
+            if key.old_until is None or not hmac.compare_digest(shown, known.old_digest):
+                raise _unknown()
+            if self._now() >= key.old_until:
+                raise Unauthorized("This secret was replaced by a newer one: use that.")
+            ends = min(key.old_until, ends or key.old_until)
         # Told only to who showed the right secret.
         if key.state != "active":
             raise Unauthorized(f"This API key is {key.state}.")
-        if key.expired(self._clock()):
+        if known.team.state != "active":
+            raise Unauthorized(f"The team of this API key is {known.team.state}.")
+        if ends is None:
+            return 0
+        if self._now() >= ends:
             raise Unauthorized("This API key has expired.")
-        return key
+        return ends * 1000
 
-    # --- one round trip for many
-
-    async def _look_up(self, key_id: str) -> _Kept | None:
-        waiting = self._waiting
-        if self._closed or len(waiting) >= MOST_WAITING:
-            raise StoreUnavailable("Too many calls wait for the key store; try again.", retry_after=1)
-        answer: asyncio.Future[bytes | None] = self._loop.create_future()
-        waiting.append(_Question(self._loop.time(), record_name(key_id).encode(), answer))
-        if self._drainer is None:
-            self._drainer = self._loop.create_task(self._drain(), name="ledger")
-        raw = await answer
-        if raw is None:
-            return None
-        kept = self._kept.get(key_id)
-        if kept is None or kept.raw != raw:
-            record = decode(raw)
-            kept = _Kept(raw, key_of(record), bytes.fromhex(record.digest) if record.digest else _NOBODY)
-            if len(self._kept) >= MOST_KEPT:
-                self._kept.clear()
-            self._kept[key_id] = kept
-        return kept
-
-    async def _drain(self) -> None:
-        """Ask for all who wait, until nobody does. Starts in the tick after the first question, so it takes that
-        tick's others along.
-        """
-        batch: list[_Question] = []
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
-                questions: dict[bytes, list[_Question]] = {}
-                for question in batch:
-                    if not question.answer.done():  # else its caller went away
-                        questions.setdefault(question.name, []).append(question)
-                if not questions:
-                    continue
-                try:
-                    async with asyncio.timeout_at(batch[0].since + DECISION_LIMIT):
-                        values = await self._ask(list(questions))
-                except (RedisError, OSError, TimeoutError) as error:
-                    await self._disconnect()
-                    # Who queued behind a store that does not answer has waited as well: one refusal for all.
-                    log.warning("%s", explain(self._store.name, error))
-                    self._refuse([*batch, *self._waiting], "it does not answer as it should")
-                    self._waiting = []
-                    continue
-                for asked, value in zip(questions.values(), values, strict=True):
-                    for question in asked:
-                        if not question.answer.done():
-                            question.answer.set_result(value)
-        finally:
-            self._drainer = None
-            self._refuse(batch, "the router is stopping")
-            if self._waiting and not self._closed:
-                self._drainer = self._loop.create_task(self._drain(), name="ledger")
-
-    async def _ask(self, names: list[bytes]) -> list[bytes | None]:
-        command = b"*%d\r\n$4\r\nMGET\r\n" % (len(names) + 1) + b"".join(b"$%d\r\n%b\r\n" % (len(n), n) for n in names)
-        while True:
-            connection = self._connection
+    async def _reserve(self, key_id: str, shown: bytes | None, call_id: str, prepare: Prepare) -> Hold:
+        if self._closed or self.journal.full:
+            raise StoreUnavailable("No calls are taken until their settlements can be kept.", retry_after=1)
+        known, fresh = self.memory.get(key_id), False
+        newest: Sequence[int] = ()
+        for _ in range(TRIES):
+            if known is None:
+                if fresh:
+                    raise _unknown() if shown is not None else missing()
+                known, fresh = await self.memory.fetch(key_id), True
+                continue
             try:
-                if connection is None:
-                    connection = await self._connected()
-                await connection.send_packed_command(command, check_health=False)
-                self.round_trips += 1
-                return cast("list[bytes | None]", await connection.read_response())
-            except (OSError, RedisError) as error:
-                if not _lost(error):
+                ends = self._admit(known, shown)
+                ask = prepare(known, False)
+            except SwitchyardError:
+                # By what was remembered. What the store says counts.
+                if fresh:
                     raise
-                # The server went away under us, perhaps just to be started again. Reading may be repeated; the caller's
-                # deadline ends it.
-                await self._disconnect()
-                await asyncio.sleep(RECONNECT_PAUSE)
+                known, fresh = await self.memory.fetch(key_id), True
+                continue
+            now = self._now()
+            team = known.team.id
+            calendar = self._calendar(known.zone)
+            hold = Hold(team, known.prefix, call_id, str(int(now // 3600)), now, amounts=ask.amounts, known=known)
+            hold.day = calendar.day(now)
+            checks = self._checks(known, ask)
+            hold.checks = packed(checks, ask.amounts, calendar, now, newest) if checks else NO_CHECKS
+            try:
+                answer = await self._question(hold, known.names, known.etags, ends, ask.row)
+            except StoreUnavailable as error:
+                return self._without_store(known, hold, prepare, error)
+            code = answer[0]
+            if code == _OK:
+                known.seen = self._monotonic()
+                if checks:
+                    hold.standing = tuple(zip(checks, answer[2::2], answer[3::2], strict=True))
+                self._begin(hold)
+                return hold
+            if code == _REFUSED:
+                _, _, index, why, spent, held, retry = answer
+                raise refusal(checks[index], ask.amounts, why, spent, held, retry, self._now())
+            if code == _STALE:
+                known, fresh = self.memory.learn(key_id, team, answer[2], answer[3]), True
+                if known is None:
+                    fresh = False  # it may have moved to another team
+            elif code == _CLOCK:
+                newest = answer[2:]
+            elif code == _EXPIRED:
+                self._admit(known, shown)  # by the store's clock, which we know now
+            else:
+                raise InternalError("the id of this call was used before")
+        raise StoreUnavailable("The key is being changed: try again.", retry_after=1)
 
-    async def _connected(self) -> AbstractConnection:
-        # In a task of its own: logging in at a distant store may take longer than one decision.
-        if self._connecting is None:
-            self._connecting = self._loop.create_task(self._connect(), name="ledger connects")
-        connecting = self._connecting
+    async def _question(
+        self, hold: Hold, names: tuple[str, str], etags: tuple[str, str], ends: int, row: bytes
+    ) -> Sequence[Any]:
+        command = fcall(
+            "reserve",
+            (hold.prefix + "reserve",),
+            (
+                *(hold.prefix, hold.call_id, hold.hour, hold.checks, _LEASE_MS),
+                *(names[0], etags[0], names[1], etags[1], ends, row),
+            ),
+        )
+        began = self._monotonic()
+        self.decisions += 1
         try:
-            self._connection = await asyncio.shield(connecting)
-        finally:
-            if connecting.done() and self._connecting is connecting:
-                self._connecting = None
-        return self._connection
-
-    async def _connect(self) -> AbstractConnection:
-        connection = self._store.connection()
-        try:
-            async with asyncio.timeout(CONNECT_LIMIT):
-                await cast("Callable[[], Awaitable[None]]", connection.connect)()
-        except BaseException:
-            await connection.disconnect(nowait=True)
+            answer: Sequence[Any] = await self.links.ask(hold.account, command, limit=DECISION_LIMIT)
+        except (Unanswered, asyncio.CancelledError):
+            # It may hold by now, or soon: what comes first counts.
+            self.decisions_failed += 1
+            self._send(hold, self.bill(hold, NOTHING), "")
             raise
-        return connection
-
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(RedisError, OSError):
-                await connection.disconnect(nowait=True)
-
-    def _refuse(self, questions: list[_Question], why: str) -> None:
-        for question in questions:
-            if not question.answer.done():
-                question.answer.set_exception(
-                    StoreUnavailable(f"The key store cannot be asked right now: {why}.", retry_after=1)
-                )
-
-    # --- last used
-
-    def _note_use(self, key_id: str) -> None:
-        now = int(self._clock())
-        if now - self._used.get(key_id, 0) < USED_PACE or self._closed:
-            return
-        if len(self._used) >= MOST_KEPT:
-            self._used.clear()
-        self._used[key_id] = self._touched[key_id] = now
-        if self._noter is None:
-            self._noter = self._loop.create_task(self._write_uses(), name="ledger notes uses")
-
-    async def _write_uses(self) -> None:
-        touched: dict[str, int] = {}
-        try:
-            while self._touched:
-                touched, self._touched = self._touched, {}
-                values = {used_name(key_id): when for key_id, when in touched.items()}
-                await cast("Awaitable[object]", self._store.redis.mset(values))
-        except (RedisError, OSError, TimeoutError) as error:
-            # A courtesy to the operator; the next use of the key writes it again.
-            log.debug("last use not written: %s", type(error).__name__)
-            for key_id in touched:
-                self._used.pop(key_id, None)
+        except StoreUnavailable:
+            self.decisions_failed += 1
+            raise
+        except Refused as error:
+            self.decisions_failed += 1
+            raise StoreUnavailable(
+                f"Quotas cannot be checked: {explain(self._store.name, error)}.", retry_after=1
+            ) from error
         finally:
-            self._noter = None
+            self.decision_seconds += self._monotonic() - began
+        self._heard(answer[1])
+        return answer
+
+    def _begin(self, hold: Hold) -> None:
+        hold.since = self._monotonic()
+        self.live.add(hold)
+
+    def _without_store(self, known: Known, hold: Hold, prepare: Prepare, error: StoreUnavailable) -> Hold:
+        """A local model costs no money: a key that was seen a moment ago may use it, if no limit but money's counts."""
+        if (
+            self._monotonic() - known.seen > OUTAGE_MEMORY
+            or self._outage >= OUTAGE_CALLS
+            or any(limit.measure != "cost" for limit in known.limits)
+        ):
+            raise error
+        try:
+            prepare(known, True)
+        except SwitchyardError:
+            raise error from None
+        self._outage += 1
+        without = Hold(hold.account, hold.prefix, hold.call_id + "-", hold.hour, hold.moment, known=known)
+        without.reserved, without.day = False, hold.day
+        without.since = self._monotonic()
+        return without
+
+    async def _recheck(self, hold: Hold) -> SwitchyardError | None:
+        """Why a running call's key may not go on. The secret was right when it began."""
+        assert hold.known is not None
+        key = hold.known.key
+        known = await self.memory.fetch(key.id)
+        if known is None:
+            return Unauthorized("This API key is gone.")
+        hold.known = known
+        if known.key.state != "active":
+            return Unauthorized(f"This API key is {known.key.state}.")
+        if known.team.state != "active":
+            return Unauthorized(f"The team of this API key is {known.team.state}.")
+        if known.key.expired(self._now()):
+            return Unauthorized("This API key has expired.")
+        return None
+
+    # --- limits
+
+    def _checks(self, known: Known, ask: Ask) -> tuple[Check, ...]:
+        if not known.key.limits and not known.team.limits:
+            return ()
+        patterns = tuple(pattern for pattern in known.patterns if ask.counts(pattern))
+        rate = self._yuan_per_dollar()
+        found = known.checks.get((patterns, rate))
+        if found is None:
+            found = known.checks[patterns, rate] = (
+                *checks_of(known.key.limits, known.key.id, "", patterns.__contains__, rate),
+                *checks_of(known.team.limits, "team", "team.", patterns.__contains__, rate),
+            )
+        return found
+
+    def _calendar(self, zone: tzinfo) -> Calendar:
+        found = self._calendars.get(zone)
+        if found is None:
+            found = self._calendars[zone] = Calendar(zone)
+        return found
+
+    def _accounts(self) -> Iterable[str]:
+        return (f"p:{name}" for name in self._providers())
+
+    # --- the store's clock
+
+    def _now(self) -> float:
+        return self._clock() + self._ahead
+
+    def _heard(self, milliseconds: int) -> None:
+        self._ahead = milliseconds / 1000 - self._clock()
+
+    # --- settlements
+
+    def _send(self, hold: Hold, bill: bytes, key_id: str) -> None:
+        command = fcall(
+            "settle",
+            (hold.prefix + "settle",),
+            (hold.prefix, hold.call_id, hold.hour, hold.checks, bill, key_id),
+        )
+        future = self.links.ask(hold.account, command, limit=SETTLE_LIMIT)
+        self._unsettled.add(future)
+        future.add_done_callback(lambda done: self._sent(done, hold.account, command))
+
+    def _sent(self, done: asyncio.Future[Any], account: str, command: bytes) -> None:
+        self._unsettled.discard(done)
+        if done.cancelled() or done.exception() is not None:
+            self.journal.add((account, command))
+            self._replay()
+
+    def _replay(self) -> None:
+        if self._replayer is None and not self._closed:
+            self._replayer = self._loop.create_task(self._send_journal(), name="ledger replays")
+
+    async def _send_journal(self) -> None:
+        try:
+            while len(self.journal):
+                await asyncio.sleep(REPLAY_PACE)
+                await self.journal.sync()
+                while self.links.up and (batch := self.journal.waiting(REPLAY_BATCH)):
+                    if not await self._send_again(batch):
+                        break
+        finally:
+            self._replayer = None
+            if len(self.journal):
+                self._replay()
+
+    async def _send_again(self, batch: Sequence[tuple[int, tuple[str, bytes]]]) -> bool:
+        """Whether the store took any."""
+        questions = [self.links.ask(account, command, limit=SETTLE_LIMIT) for _, (account, command) in batch]
+        taken = 0
+        for (number, _), answer in zip(batch, await asyncio.gather(*questions, return_exceptions=True), strict=True):
+            if isinstance(answer, list):
+                self.journal.done(number)
+                taken += 1
+            elif not isinstance(answer, (StoreUnavailable, RedisError)):
+                log.error("a settlement could not be sent: %s", type(answer).__name__)
+        if taken:
+            log.info("%d settlements of the journal are in the store", taken)
+        return taken > 0
+
+
+_LEASE_MS: Final = int(LEASE * 1000)
 
 
 def _unknown() -> Unauthorized:
     return Unauthorized("Incorrect API key provided.")
-
-
-def _lost(error: BaseException) -> bool:
-    """The connection is gone (or the server is starting), rather than the command refused."""
-    if isinstance(error, AuthenticationError | AuthorizationError):
-        return False
-    return isinstance(error, LostConnection | OSError)

@@ -1,0 +1,167 @@
+"""Running calls: their holds are kept alive, and the streams of keys that were revoked are ended.
+
+Every `PACE` seconds one question for each account tells the store what its calls have used so far and renews their
+leases; the answer carries the etags of their keys' records, so that a change is seen without asking for it. When this
+process dies, nobody renews, and whoever sweeps next charges what was told last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from providers.errors import StoreUnavailable, SwitchyardError
+from router.checks import NO_AMOUNTS, NO_CHECKS, Amounts, Check, pack_value
+from router.functions import fcall
+from router.known import Asks, Known
+from router.pipe import pack
+from router.records import TEAMS, Key
+
+log = logging.getLogger("switchyard.ledger")
+
+LEASE: Final = 30.0
+"""Seconds that a hold lives without a heartbeat."""
+PACE: Final = 2.0
+"""Seconds between two heartbeats of a call: also how long a revoked key's stream may go on."""
+SWEEP_PACE: Final = 4.0
+"""Seconds between two looks for leases that nobody renews."""
+MOST_AT_ONCE: Final = 200
+"""Calls in one heartbeat, teams in one sweep: bounds the time that one question occupies the store."""
+
+
+NOTHING_USED: Final = pack_value([0, 0, 0, "", [], "", "", ""])
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """One admitted call, or its part of a provider's shared limits, until it is settled."""
+
+    account: str
+    prefix: str
+    call_id: str
+    hour: str
+    """Of its admission (server's clock, Unix seconds // 3600): where its tombstone will be."""
+    moment: float
+    """Of its admission, Unix seconds of the server's clock."""
+    checks: bytes = NO_CHECKS
+    amounts: Amounts = NO_AMOUNTS
+    known: Known | None = None
+    standing: tuple[tuple[Check, int, int], ...] = ()
+    """Each check with what is left of it and the milliseconds until it is whole again, as of the admission."""
+    reserved: bool = True
+    """False for a call of a local model that was admitted while the store was away."""
+    day: str = ""
+    settled: bool = field(default=False, repr=False)
+    since: float = 0.0
+    """Monotonic seconds of its admission."""
+    used: Callable[[], bytes] = field(default=lambda: NOTHING_USED, repr=False)
+    """What it has used so far, as a packed bill."""
+    cut: Callable[[SwitchyardError], None] | None = field(default=None, repr=False)
+    """Ends the call."""
+
+    @property
+    def key(self) -> Key:
+        assert self.known is not None
+        return self.known.key
+
+
+class Live:
+    """The running calls of this worker. `check` gives why a key may not go on, or None."""
+
+    def __init__(
+        self,
+        links: Asks,
+        recheck: Callable[[Hold], Any],
+        monotonic: Callable[[], float],
+        told: Callable[[int], None],
+        accounts: Callable[[], Iterable[str]],
+    ) -> None:
+        """`told` gets the store's clock (ms); `accounts()` are those to sweep beside the teams."""
+        self._links = links
+        self._recheck = recheck
+        self._monotonic = monotonic
+        self._told = told
+        self._accounts = accounts
+        self._holds: dict[Hold, None] = {}
+        self._tasks = [
+            asyncio.create_task(self._each(PACE, self.beat), name="ledger heartbeat"),
+            asyncio.create_task(self._each(SWEEP_PACE, self.sweep), name="ledger sweeper"),
+        ]
+        self.swept = 0
+        """Holds whose lease ended, as found by this worker."""
+
+    def __len__(self) -> int:
+        return len(self._holds)
+
+    def add(self, hold: Hold) -> None:
+        self._holds[hold] = None
+
+    def remove(self, hold: Hold) -> None:
+        self._holds.pop(hold, None)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+
+    async def beat(self) -> None:
+        """Renew the leases of all calls that have run for a while. Raises StoreUnavailable or RedisError."""
+        now = self._monotonic()
+        accounts: dict[str, list[Hold]] = {}
+        for hold in self._holds:
+            if now - hold.since >= PACE / 2 and not hold.settled:
+                accounts.setdefault(hold.account, []).append(hold)
+        for account, holds in accounts.items():
+            for first in range(0, len(holds), MOST_AT_ONCE):
+                await self._beat(account, holds[first : first + MOST_AT_ONCE])
+
+    async def _beat(self, account: str, holds: list[Hold]) -> None:
+        names = list(dict.fromkeys(name for hold in holds if hold.known is not None for name in hold.known.names))
+        told: list[bytes | str | int] = [holds[0].prefix, int(LEASE * 1000), len(names), *names]
+        for hold in holds:
+            if hold.reserved:
+                told += (hold.call_id, hold.hour, hold.checks, hold.used())
+        answer = await self._links.ask(account, fcall("beat", (holds[0].prefix + "beat",), told))
+        self._told(answer[0])
+        etags = {name: (etag or b"").decode() for name, etag in zip(names, answer[1], strict=True)}
+        for hold in holds:
+            known = hold.known
+            if known is None or hold.settled or hold.cut is None:
+                continue
+            if tuple(etags[name] for name in known.names) != known.etags or known.key.expires_at is not None:
+                why = await self._recheck(hold)
+                if why is not None and not hold.settled:
+                    hold.cut(why)
+
+    async def sweep(self) -> None:
+        """End the holds that nobody renews, in all accounts. Raises StoreUnavailable or RedisError."""
+        teams = await self._links.ask(TEAMS, pack("SMEMBERS", TEAMS))
+        questions = []
+        for account in (*(team.decode() for team in teams), *self._accounts()):
+            prefix = f"sy:{{{account}}}:"
+            questions.append(self._links.ask(account, fcall("sweep", (prefix + "sweep",), (prefix, MOST_AT_ONCE))))
+            if len(questions) >= MOST_AT_ONCE:
+                await self._count(questions)
+                questions = []
+        await self._count(questions)
+
+    async def _count(self, questions: list[Any]) -> None:
+        for answer in await asyncio.gather(*questions, return_exceptions=True):
+            if isinstance(answer, list) and answer[0]:
+                self.swept += answer[0]
+                log.warning("%d calls of a worker that is gone were ended and charged", answer[0])
+
+    async def _each(self, pace: float, work: Callable[[], Any]) -> None:
+        while True:
+            await asyncio.sleep(pace * random.uniform(0.8, 1.0))  # noqa: S311 - jitter
+            try:
+                await work()
+            except (StoreUnavailable, RedisError) as error:
+                # Leases outlive a short absence; `Links` tells of it.
+                log.debug("%s failed: %s", getattr(work, "__name__", "task"), type(error).__name__)

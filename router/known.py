@@ -1,0 +1,150 @@
+"""What a worker remembers of keys and their teams between calls: never trusted, only compared.
+
+A reservation names the etags it reckons with and is refused as stale when the store has others. So nothing here can be
+out of date for longer than one question, and nobody has to be told of a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import tzinfo
+from typing import Any, Final, Protocol
+
+from redis.exceptions import ResponseError
+
+from providers.errors import StoreUnavailable
+from router.checks import Check
+from router.limits import Limit
+from router.periods import zone_of
+from router.pipe import pack
+from router.records import (
+    DEFAULT_TEAM,
+    Key,
+    Record,
+    TeamRecord,
+    decode_key,
+    decode_team,
+    key_name,
+    key_of,
+    place_name,
+    split,
+    team_name,
+)
+
+MOST_KEPT: Final = 20_000
+"""Keys of which a worker remembers the record: about 2 kB each."""
+_NOBODY: Final = b"\0" * 32
+
+
+class Asks(Protocol):
+    """The store's hot path (`router.link.Links`)."""
+
+    def ask(self, tag: str, command: bytes, *, limit: float = ...) -> Awaitable[Any]: ...
+
+
+@dataclass(slots=True, eq=False)
+class Known:
+    """A key and its team as they lay in the store, as it confirmed last at `seen` (monotonic seconds)."""
+
+    key: Key
+    digest: bytes
+    old_digest: bytes
+    """The secret before the last rotation, of 32 zero bytes where there is none. It counts until `key.old_until`."""
+    team: TeamRecord
+    zone: tzinfo
+    raw: tuple[bytes, bytes]
+    names: tuple[str, str]
+    """Of the two records in the store."""
+    etags: tuple[str, str]
+    """Theirs; empty for a default team that nobody has written yet."""
+    prefix: str
+    """What all names of the team in the store begin with."""
+    seen: float
+    patterns: tuple[str, ...]
+    """Of models, in the limits of key and team."""
+    checks: dict[tuple[tuple[str, ...], float], tuple[Check, ...]] = field(default_factory=dict)
+    """Which limits count a call, by the patterns that fit it and the exchange rate."""
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        return (*self.key.limits, *self.team.limits)
+
+
+class Memory:
+    """Records by key id. Make it inside the running loop."""
+
+    def __init__(self, links: Asks, monotonic: Callable[[], float]) -> None:
+        self._links = links
+        self._monotonic = monotonic
+        self._kept: dict[str, Known] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key_id: str) -> Known | None:
+        return self._kept.get(key_id)
+
+    async def fetch(self, key_id: str) -> Known | None:
+        """As the store has it now. Raises StoreUnavailable."""
+        kept = self._kept.get(key_id)
+        if kept is not None:
+            found = await self._read(key_id, kept.team.id)
+            if found is not None:
+                return found
+        # Never seen, or it has moved to another team.
+        place = await self._asked(place_name(key_id), pack("GET", place_name(key_id)))
+        if place is None:
+            self._kept.pop(key_id, None)
+            return None
+        return await self._read(key_id, place.decode())
+
+    async def _read(self, key_id: str, team: str) -> Known | None:
+        raw_key, raw_team = await self._asked(team, pack("MGET", key_name(team, key_id), team_name(team)))
+        return self.learn(key_id, team, raw_key, raw_team)
+
+    async def _asked(self, tag: str, command: bytes) -> Any:
+        try:
+            return await self._links.ask(tag, command)
+        except ResponseError as error:
+            raise StoreUnavailable("The key store refuses to be read.", retry_after=1) from error
+
+    def learn(self, key_id: str, team: str, raw_key: bytes | None, raw_team: bytes | None) -> Known | None:
+        """What the store said of a key and its team. None when there is no such key (any more)."""
+        if raw_key is None:
+            self._kept.pop(key_id, None)
+            return None
+        kept = self._kept.get(key_id)
+        raw = (raw_key, raw_team or b"")
+        if kept is not None and kept.raw == raw:
+            kept.seen = self._monotonic()
+            return kept
+        record = decode_key(raw_key)
+        known = make_known(record, team, raw, self._monotonic())
+        if len(self._kept) >= MOST_KEPT and key_id not in self._kept:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key_id] = known
+        return known
+
+
+def make_known(record: Record, team_id: str, raw: tuple[bytes, bytes], seen: float) -> Known:
+    if raw[1]:
+        team = decode_team(raw[1])
+        team_etag = split(raw[1])[0]
+    elif team_id == DEFAULT_TEAM:
+        team, team_etag = TeamRecord(id=DEFAULT_TEAM, name=DEFAULT_TEAM, created=0), ""
+    else:
+        raise StoreUnavailable("The record of the key's team is missing in the store; restore it from an export.")
+    return Known(
+        key=key_of(record, team.name),
+        digest=bytes.fromhex(record.digest) if record.digest else _NOBODY,
+        old_digest=bytes.fromhex(record.old_digest) if record.old_digest else _NOBODY,
+        team=team,
+        zone=zone_of(team.timezone),
+        raw=raw,
+        names=(key_name(team_id, record.id), team_name(team_id)),
+        etags=(split(raw[0])[0], team_etag),
+        prefix=f"sy:{{{team_id}}}:",
+        seen=seen,
+        patterns=tuple(dict.fromkeys(limit.models for limit in (*record.limits, *team.limits) if limit.models)),
+    )
