@@ -17,17 +17,16 @@ mean equal content. The braces make a Redis Cluster keep all of a team in one sl
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from providers.errors import StoreUnavailable
 from router.credentials import ALPHABET, ID_LENGTH
 from router.limits import Limit
+from router.networks import allowed
 from router.routing import Rights
 
 State = Literal["active", "disabled", "revoked"]
@@ -163,25 +162,51 @@ class Key:
         return "expired" if self.state == "active" and self.expired(now) else self.state
 
     def admits(self, address: str) -> bool:
-        """Whether calls from this address may use it. What is no IP address is admitted only by a key without
-        networks."""
-        return not self.networks or within(address, self.networks)
+        """Whether calls from this address may use it."""
+        return allowed(self.networks, address)
 
 
-@lru_cache(1024)
-def _networks(texts: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
-    return tuple(ip_network(text, strict=False) for text in texts)
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A key and when it was last used (Unix seconds, to the minute), None for never."""
+
+    key: Key
+    last_used: int | None
 
 
-def within(address: str, networks: tuple[str, ...]) -> bool:
-    """Whether the IP address lies in one of the networks (CIDR). An IPv4 address inside IPv6 counts as IPv4."""
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return False
-    if found.version == 6 and found.ipv4_mapped is not None:
-        found = found.ipv4_mapped
-    return any(found in network for network in _networks(networks))
+class Page(NamedTuple):
+    """Some keys, in the order of teams and ids, and the cursor of the rest (None: there is no more)."""
+
+    keys: Sequence[Listed]
+    cursor: str | None
+
+
+class Made(NamedTuple):
+    """A new key with its credential, which exists in clear only here, and whether its team had to be made."""
+
+    key: Key
+    credential: str
+    team_created: bool
+
+
+class Rotated(NamedTuple):
+    """A key with its new credential, which exists in clear only here. ended: the rotation before this one was not over
+    yet, and its old secret ended now."""
+
+    key: Key
+    credential: str
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """What the first start made, each to be shown once. None: made earlier, or given by the operator."""
+
+    admin_token: str | None
+    key: str | None
+
+    def __repr__(self) -> str:
+        return f"Bootstrap(admin_token={'...' if self.admin_token else None}, key={'...' if self.key else None})"
 
 
 # --- reading and writing
