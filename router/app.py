@@ -17,6 +17,7 @@ from providers.wires.openai import WIRE as OPENAI
 from router import ollama_door
 from router.http import ClientGone, Receive, Scope, Send, header, reply, reply_error, reply_json
 from router.lists import find_entry, model_entry, model_list
+from router.networks import client_address, is_local
 from router.ollama_routes import OllamaRoutes
 from router.routing import Rights, visible
 from router.runtime import Runtime
@@ -146,19 +147,19 @@ class App:
 
     async def _readyz(self, scope: Scope, receive: Receive, send: Send) -> None:
         ready, state = await self._runtime.readiness()
-        if not _is_loopback(scope):
+        if not self._is_local(scope):
             # Strangers learn whether, not why.
             state = {"status": state["status"]}
         await reply_json(send, 200 if ready else 503, state)
 
     async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not _is_loopback(scope):
+        if not self._is_local(scope):
             token = (header(scope["headers"], b"authorization") or "").removeprefix("Bearer ").strip()
             if not token or not await self._runtime.keys.is_admin(token):
                 raise Unauthorized(
                     "metrics are open on loopback only; elsewhere send the admin token as a Bearer token"
                 )
-        await reply(send, 200, self._runtime.metrics.render(), b"text/plain; version=0.0.4; charset=utf-8")
+        await reply(send, 200, await self._runtime.metrics.scrape(), b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _administer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._admin is None:
@@ -167,6 +168,10 @@ class App:
         headers = [pair for pair in scope["headers"] if pair[0] != b"content-type"]
         headers.append((b"content-type", b"application/json"))
         inner = {**scope, "root_path": "/admin", "headers": headers}
+        if scope.get("client") is not None:
+            # What counts wrong tokens and writes down changes is to know the caller, not the proxy in front.
+            address = client_address(scope, self._runtime.config.server.trusted_proxies)
+            inner["client"] = (address, scope["client"][1])
         await self._admin(inner, receive, send)
 
     def _make_admin(self) -> Handler:
@@ -174,6 +179,9 @@ class App:
 
         app: Handler = admin_app(self._runtime.keys, self._runtime.readiness)
         return app
+
+    def _is_local(self, scope: Scope) -> bool:
+        return is_local(scope, self._runtime.config.server.trusted_proxies)
 
     # --- edges
 
@@ -218,8 +226,3 @@ def dialect(path: str) -> Wire:
 def _require(method: str, *allowed: str) -> None:
     if method not in allowed:
         raise MethodNotAllowed(f"this path takes {' and '.join(allowed)}, not {method}", ", ".join(allowed))
-
-
-def _is_loopback(scope: Scope) -> bool:
-    client = scope.get("client")
-    return client is not None and (client[0].startswith("127.") or client[0] in ("::1", "localhost"))

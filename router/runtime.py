@@ -45,6 +45,7 @@ from router.metrics import Metrics
 from router.provider import Running
 from router.requestlog import RequestLog
 from router.routing import Provider, Snapshot, compile_snapshot
+from router.slots import ALONE, Slot, Told, disagreement
 from router.store import Store, open_store
 from router.trace import Trace
 from router.transport import HttpTransport
@@ -62,7 +63,15 @@ def package_version() -> str:
 class Runtime:
     """One worker. `start` before serving, `stop` after the last call."""
 
-    def __init__(self, config: Config, *, config_path: Path | None = None, log: RequestLog | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        config_path: Path | None = None,
+        log: RequestLog | None = None,
+        slot: Slot = ALONE,
+    ) -> None:
+        self.slot = slot
         self.config = config
         self.config_path = config_path
         self.config_problem: str | None = None
@@ -73,7 +82,7 @@ class Runtime:
         self.roll: Callable[[], float] = random.random
         self.version = package_version()
         self.data_dir = Path(config.data_dir)
-        self.metrics = Metrics(self.version)
+        self.metrics = Metrics(self.version, slot)
         self.log = log or RequestLog()
         self.health = Health(self.monotonic, random.random)
         self.http = HttpTransport()
@@ -199,10 +208,16 @@ class Runtime:
             self.config, self.snapshot = config, snapshot
             self.config_problem = None
             self.config_loaded_at = self.clock()
+            self.announce()
             _log.info("config %s is in force", config.origin.digest)
             return None
+        self.announce()
         _log.error("config not reloaded, the old one serves on: %s", self.config_problem)
         return self.config_problem
+
+    def announce(self) -> None:
+        """Tell the other workers that this one serves, and with which config."""
+        self.slot.tell(Told(os.getpid(), self.config.origin.digest, self.config_problem))
 
     def _compile(self, config: Config) -> Snapshot:
         own = tuple(self.listeners) or None
@@ -215,7 +230,7 @@ class Runtime:
         }
         if (reason := litellm_missing()) is not None:
             running |= {name: Running(off=reason) for name, row in config.providers.items() if row.vendor == "litellm"}
-        return compile_snapshot(config, discovered=self._discovered, own_listeners=own, running=running)
+        return compile_snapshot(config, discovered=self._discovered, own_listeners=own, running=running, slot=self.slot)
 
     def _learned(self, lists: Mapping[str, Sequence[ModelFacts]]) -> None:
         self._discovered = lists
@@ -341,10 +356,13 @@ class Runtime:
         store = await self.store.ready()
         models = {name: model.state for name, model in self.local_models.items()}
         ready = store is None and not self.draining
+        workers = self.slot.told()
         return ready, {
             "status": "draining" if self.draining else "ready" if ready else "not ready",
             "store": store or "ok",
-            "config": self.config_problem or "ok",
+            "config": self.config_problem or disagreement(workers) or "ok",
+            "config_digest": self.config.origin.digest,
+            "workers": {str(number): {"pid": told.pid, "config": told.config} for number, told in workers.items()},
             "local_models": {
                 name: {"state": state.state, "progress": round(state.progress, 3), "detail": state.detail}
                 for name, state in models.items()

@@ -44,17 +44,18 @@ def config_path(option: Path | None) -> Path:
     return built_in if built_in.is_file() else package.parent / DEFAULT  # in a checkout
 
 
-def read_config(option: Path | None) -> Config:
-    """The config, or every problem of it on standard error and exit code 1. Warnings go to standard error too."""
+def read_config(option: Path | None, copy: Path | None = None) -> Config:
+    """The config, or every problem of it on standard error and exit code 1. Warnings go to standard error too, except
+    those of a `copy`, which somebody has read before."""
     from router.config import ConfigErrors, load_config
 
     try:
-        config = load_config(config_path(option), os.environ)
+        config = load_config(config_path(option), os.environ, copy)
     except ConfigErrors as errors:
         for problem in errors.problems:
             typer.echo(str(problem), err=True)
         raise typer.Exit(1) from errors
-    for warning in config.warnings:
+    for warning in config.warnings if copy is None else ():
         typer.echo(f"{warning} (warning)", err=True)
     return config
 

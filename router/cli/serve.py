@@ -6,10 +6,12 @@ import asyncio
 import gc
 import json
 import logging
+import os
 import signal
 import socket
 import sys
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,10 +20,12 @@ import typer
 from router.cli.common import ConfigOption, config_path, fail, read_config, tell
 
 if TYPE_CHECKING:
+    from router.cli.workers import Workers
     from router.config import Config
     from router.keys import Bootstrap
     from router.local_model import ModelState
     from router.runtime import Runtime
+    from router.slots import Slot, SlotDirectory
 
 
 def serve(
@@ -36,7 +40,10 @@ def serve(
     The address, the first key and a command to try are printed on standard output, request logs go to standard error.
     """
     started = time.monotonic()
-    found = read_config(config)
+    from router.slots import inherited_slot
+
+    slot = inherited_slot(os.environ)
+    found = read_config(config, slot.config_copy)
     found = _with_listener(found, host, port)
     logging.basicConfig(
         level=found.server.log.level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
@@ -54,7 +61,7 @@ def serve(
         if count > 1:
             code = runner.run(_supervise(found, path, sockets, count, log=log, started=started))
         else:
-            code = runner.run(_run(found, path, sockets, log=log, started=started, worker=bool(inherited)))
+            code = runner.run(_run(found, path, sockets, log=log, started=started, slot=slot if inherited else None))
     raise typer.Exit(code)
 
 
@@ -95,23 +102,36 @@ def _bind(config: Config) -> list[socket.socket]:
 
 
 async def _run(
-    config: Config, path: Path, sockets: list[socket.socket], *, log: bool, started: float, worker: bool
+    config: Config, path: Path, sockets: list[socket.socket], *, log: bool, started: float, slot: Slot | None
 ) -> int:
+    """Serve: as the only process, or as the worker in `slot`."""
     from router.app import App
     from router.requestlog import RequestLog
     from router.runtime import Runtime
     from router.server import Server
+    from router.slots import ALONE
     from router.store import StoreError
 
     stop, hurry = _signals()
-    runtime = Runtime(config, config_path=path, log=RequestLog(enabled=log))
+    worker = slot is not None
+    runtime = Runtime(config, config_path=path, log=RequestLog(enabled=log), slot=slot or ALONE)
+    publishing = asyncio.create_task(_publish(runtime)) if worker else None
+
+    def ready() -> None:
+        say.ready()
+        runtime.announce()
+        copy = runtime.slot.config_copy
+        if copy is not None and copy.read_bytes() != runtime.config.origin.data:
+            # It was changed after this worker had read it and before it could be told so.
+            runtime.reload()
+
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.reload)
     say = _Console(runtime, sockets, started, quiet=worker)
     try:
         await runtime.start(_listeners(config, sockets), on_model=say.model, on_made=say.made, worker=worker)
         server = Server(App(runtime), config.server.limits)
         _settle_garbage()
-        await server.serve_until(stop, sockets, say.ready)
+        await server.serve_until(stop, sockets, ready)
         runtime.draining = True
         await _drain(runtime, hurry, config.server.limits.drain_seconds, say)
         await server.finish()
@@ -119,8 +139,17 @@ async def _run(
         say.line(f"switchyard: {bad}", err=True)
         return 1
     finally:
+        if publishing is not None:
+            publishing.cancel()
         await runtime.stop()
     return 0
+
+
+async def _publish(runtime: Runtime) -> None:
+    """Other workers' scrapes see this one's gauges as they were a second ago at most."""
+    while True:
+        await asyncio.sleep(1)
+        runtime.metrics.publish()
 
 
 def _settle_garbage() -> None:
@@ -137,25 +166,51 @@ async def _supervise(
     from router.cli.workers import Workers
     from router.requestlog import RequestLog
     from router.runtime import Runtime
+    from router.slots import SlotDirectory
     from router.store import StoreError
 
     stop, hurry = _signals()
     runtime = Runtime(config, config_path=path, log=RequestLog(enabled=False))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.reload)  # until there are workers
     say = _Console(runtime, sockets, started)
-    workers = Workers(count, sockets, config.server.limits.drain_seconds)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, workers.pass_on, signal.SIGHUP)
-    try:
-        await runtime.start(_listeners(config, sockets), on_model=say.model, on_made=say.made)
-        await workers.start()
-        say.ready()
-        await workers.run(stop, hurry)
-    except StoreError as bad:
-        say.line(f"switchyard: {bad}", err=True)
-        return 1
-    finally:
-        await workers.stop()
-        await runtime.stop()
+    for name, row in config.providers.items():
+        if row.max_concurrency is not None and row.max_concurrency < count:
+            say.line(
+                f"switchyard: providers.{name}.max_concurrency is {row.max_concurrency}, and {count} workers have one"
+                f" place each; its limits.concurrency counts for all together",
+                err=True,
+            )
+    async with AsyncExitStack() as undo:
+        try:
+            undo.push_async_callback(runtime.stop)
+            await runtime.start(_listeners(config, sockets), on_model=say.model, on_made=say.made)
+            directory = SlotDirectory(runtime.data_dir)
+            undo.callback(directory.close)
+            directory.keep_config(runtime.config.origin.data)
+            workers = Workers(count, sockets, config.server.limits.drain_seconds, directory)
+            undo.push_async_callback(workers.stop)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, runtime, directory, workers)
+            await workers.start()
+            say.ready()
+            await workers.run(stop, hurry)
+        except StoreError as bad:
+            say.line(f"switchyard: {bad}", err=True)
+            return 1
+        except OSError as bad:
+            say.line(f"switchyard: the workers cannot be started: {bad}", err=True)
+            return 1
     return 0
+
+
+def _reload(runtime: Runtime, directory: SlotDirectory, workers: Workers) -> None:
+    """Try the config file, and let the workers read it. One that is replaced later begins with what is in force, which
+    is not the file when that was refused or has been changed since."""
+    if runtime.reload() is None:
+        try:
+            directory.keep_config(runtime.config.origin.data)
+        except OSError as bad:
+            tell(f"switchyard: {bad}; workers that are replaced begin with the config before", err=True)
+    workers.reload()
 
 
 def _signals() -> tuple[asyncio.Event, asyncio.Event]:

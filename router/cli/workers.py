@@ -11,6 +11,8 @@ import time
 
 from router.cli.common import tell
 from router.embedded import die_with_parent
+from router.slots import VARIABLE as SLOT
+from router.slots import SlotDirectory
 
 VARIABLE = "SWITCHYARD_WORKER_SOCKETS"
 """Set for a worker: the numbers of the listening sockets that it inherits."""
@@ -29,20 +31,23 @@ def inherited() -> list[socket.socket]:
 
 
 class Workers:
-    """`count` workers. One that dies is replaced."""
+    """`count` workers, numbered from 0. One that dies is replaced by another with its number."""
 
-    def __init__(self, count: int, sockets: list[socket.socket], drain_seconds: float) -> None:
+    def __init__(
+        self, count: int, sockets: list[socket.socket], drain_seconds: float, directory: SlotDirectory
+    ) -> None:
         self._count = count
         self._sockets = sockets
         self._drain_seconds = drain_seconds
-        self._processes: set[asyncio.subprocess.Process] = set()
+        self._directory = directory
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
 
     async def start(self) -> None:
-        for _ in range(self._count):
-            process = await self._spawn()
-            self._keepers.append(asyncio.create_task(self._keep(process)))
+        for number in range(self._count):
+            process = await self._spawn(number)
+            self._keepers.append(asyncio.create_task(self._keep(number, process)))
 
     async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
         """Until `stop`; then the workers drain, and `hurry` ends them at once."""
@@ -63,17 +68,26 @@ class Workers:
         self.pass_on(signal.SIGKILL)
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
-    def pass_on(self, number: signal.Signals) -> None:
-        for process in self._processes:
+    def pass_on(self, signal_number: signal.Signals) -> None:
+        for process in self._processes.values():
             if process.returncode is None:
-                process.send_signal(number)
+                process.send_signal(signal_number)
 
-    async def _keep(self, process: asyncio.subprocess.Process) -> None:
+    def reload(self) -> None:
+        """Let those that serve read the config again. The others are about to, and the signal would end them: they do
+        not listen for it yet."""
+        serving = self._directory.serving()
+        for process in self._processes.values():
+            if process.returncode is None and process.pid in serving:
+                process.send_signal(signal.SIGHUP)
+
+    async def _keep(self, number: int, process: asyncio.subprocess.Process) -> None:
         pause = 0.2
         while True:
             began = time.monotonic()
             code = await process.wait()
-            self._processes.discard(process)
+            self._processes.pop(number, None)
+            self._directory.clear(number)
             why = f"worker {process.pid} ended with {code}"
             started = None
             while started is None:
@@ -88,7 +102,7 @@ class Workers:
                 except TimeoutError:
                     pass
                 try:
-                    started = await self._spawn()
+                    started = await self._spawn(number)
                 except OSError as bad:
                     why = f"no worker could be started ({bad.strerror})"
             process = started
@@ -96,16 +110,20 @@ class Workers:
                 # The signal to end was sent while this one was being started.
                 process.terminate()
 
-    async def _spawn(self) -> asyncio.subprocess.Process:
+    async def _spawn(self, number: int) -> asyncio.subprocess.Process:
         numbers = [one.fileno() for one in self._sockets]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "router.cli.main",
             *sys.argv[1:],
-            env={**os.environ, VARIABLE: ",".join(map(str, numbers))},
+            env={
+                **os.environ,
+                VARIABLE: ",".join(map(str, numbers)),
+                SLOT: self._directory.slot(number, self._count).variable(),
+            },
             pass_fds=numbers,
             preexec_fn=die_with_parent(),
         )
-        self._processes.add(process)
+        self._processes[number] = process
         return process

@@ -8,11 +8,20 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from router.cli.workers import VARIABLE, Workers, inherited
+from router.slots import SlotDirectory
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[SlotDirectory]:
+    directory = SlotDirectory(tmp_path / "data")
+    yield directory
+    directory.close()
 
 
 def program(directory: Path, text: str) -> str:
@@ -40,11 +49,11 @@ async def until_said(capsys: pytest.CaptureFixture[str], word: str, times: int) 
 
 
 async def test_workers_that_die_at_once_are_started_with_growing_pauses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shared: SlotDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     marks = tmp_path / "marks"
     monkeypatch.setattr(sys, "executable", program(tmp_path, f"date +%s%N >> {marks}; exit 3"))
-    workers = Workers(1, [], 1.0)
+    workers = Workers(1, [], 1.0, shared)
     await workers.start()
     said = await until_said(capsys, "ended with 3; starting another", 3)
     assert said.count("worker") == 3
@@ -61,10 +70,10 @@ async def test_workers_that_die_at_once_are_started_with_growing_pauses(
 
 
 async def test_a_worker_that_cannot_be_started_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shared: SlotDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "executable", program(tmp_path, "exit 0"))
-    workers = Workers(1, [], 1.0)
+    workers = Workers(1, [], 1.0, shared)
     await workers.start()
     monkeypatch.setattr(sys, "executable", str(tmp_path / "not there"))
     await until_said(capsys, "no worker could be started", 1)
@@ -75,12 +84,12 @@ async def test_a_worker_that_cannot_be_started_is_tried_again(
 
 
 async def test_the_second_signal_ends_a_worker_that_does_not_listen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shared: SlotDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = tmp_path / "mark"
     text = f"trap 'test -e {mark}2 && exit 0; touch {mark}2' TERM; touch {mark}; while :; do sleep 0.02; done"
     monkeypatch.setattr(sys, "executable", program(tmp_path, text))
-    workers = Workers(1, [], 60.0)
+    workers = Workers(1, [], 60.0, shared)
     await workers.start()
     await there(mark)
     stop, hurry = asyncio.Event(), asyncio.Event()
@@ -94,17 +103,19 @@ async def test_the_second_signal_ends_a_worker_that_does_not_listen(
     await workers.stop()
 
 
-async def test_what_ignores_every_signal_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_ignores_every_signal_is_killed(
+    tmp_path: Path, shared: SlotDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mark = tmp_path / "mark"
     text = f"trap '' TERM INT; touch {mark}$$; while :; do sleep 0.02; done"
     monkeypatch.setattr(sys, "executable", program(tmp_path, text))
-    workers = Workers(2, [], 60.0)
+    workers = Workers(2, [], 60.0, shared)
     await workers.start()
     async with asyncio.timeout(10):
         while len(list(tmp_path.glob("mark*"))) < 2:  # noqa: ASYNC110 - other processes make them
             await asyncio.sleep(0.02)
     workers.pass_on(signal.SIGTERM)
-    processes = list(workers._processes)
+    processes = list(workers._processes.values())
     async with asyncio.timeout(5):
         await workers.stop()
     assert [process.returncode for process in processes] == [-signal.SIGKILL] * 2
