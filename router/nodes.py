@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, Literal
@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 from router.config_hosts import store_places
 from router.pipe import Login, Place, Refused, connect, pack
 
-__all__ = ["NotPrimary", "Part", "Servers", "parts", "primary", "slot_of", "slot_of_key"]
+__all__ = ["NotPrimary", "Part", "Servers", "View", "primary", "read", "slot_of", "socket_server", "target", "view"]
 
 Kind = Literal["single", "sentinel", "cluster"]
 
@@ -125,48 +125,65 @@ def slot_of(tag: str) -> int:
     return binascii.crc_hqx(tag.encode(), 0) % SLOTS
 
 
-def slot_of_key(key: bytes) -> int:
-    """The slot of a whole key: of its tag in braces, where it has one that is not empty."""
-    _, brace, rest = key.partition(b"{")
-    tag, closed, _ = rest.partition(b"}")
-    return binascii.crc_hqx(tag if brace and closed and tag else key, 0) % SLOTS
+@dataclass(frozen=True, slots=True)
+class View:
+    """The Cluster as one node sees it."""
+
+    parts: tuple[Part, ...]
+    ok: bool
+    """Whether it takes commands (`cluster_state`)."""
 
 
-async def parts(place: Place, login: Login) -> list[Part]:
-    """The slot map as the node at `place` sees it. Raises `OSError`, `TimeoutError` or `RedisError`."""
-    async with asyncio.timeout(ASK_LIMIT * 2):
-        pipe, (reply,) = await connect(place, login, pack("CLUSTER", "SLOTS"))
+async def view(place: Place, login: Login) -> View:
+    """Ask the node at `place` for the slot map. Raises `OSError`, `TimeoutError` or `RedisError`."""
+    async with asyncio.timeout(2 * ASK_LIMIT):
+        pipe, replies = await connect(place, login, pack("CLUSTER", "SLOTS"), pack("CLUSTER", "INFO"))
     pipe.abort()
-    if isinstance(reply, Refused):
-        raise reply
+    for reply in replies:
+        if isinstance(reply, Refused):
+            raise reply
     told = []
-    for first, last, (host, port, *_), *_replicas in reply:
+    for first, last, (host, port, *_), *_replicas in replies[0]:
         # A node that does not know its own name leaves it to whoever asked.
         told.append(Part(first, last, Place((host or b"").decode() or place.host, port)))
-    return told
+    return View(tuple(told), b"cluster_state:ok" in replies[1])
+
+
+def target(error: Refused, asked: Place) -> tuple[int, Place]:
+    """Slot and place of `MOVED 3999 host:port` or `ASK ...`; an empty host means the node that was asked."""
+    _, slot, place = str(error).split(" ")[:3]
+    host, _, port = place.rpartition(":")
+    return int(slot), Place(host if host not in ("", "?") else asked.host, int(port))
 
 
 # --- Sentinel
 
 
-async def primary(servers: Servers, seeds: Sequence[Place]) -> Place:
-    """Where the service's primary is, from the first Sentinel that knows. Raises `NotPrimary`."""
+async def primary(servers: Servers, sentinels: list[Place]) -> Place:
+    """Where the service's primary is, from the first Sentinel that knows, which goes to the front of the list.
+
+    Raises `NotPrimary`.
+    """
+    question = pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", servers.service)
     silent = 0
-    for place in seeds:
+    for place in list(sentinels):
         try:
             async with asyncio.timeout(ASK_LIMIT):
-                pipe, (reply,) = await connect(
-                    place, servers.sentinel_login, pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", servers.service)
-                )
+                pipe, (reply,) = await connect(place, servers.sentinel_login, question)
+        except Refused as error:
+            reply = error
         except (OSError, TimeoutError, RedisError):
             silent += 1
             continue
-        pipe.abort()
-        if isinstance(reply, list) and len(reply) == 2:
-            return Place(reply[0].decode(), int(reply[1]))
+        else:
+            pipe.abort()
         if isinstance(reply, Refused):
             raise NotPrimary(f"the Sentinel at {place} refuses to answer ({reply.word}): {_advice(reply)}")
-    if silent == len(seeds):
+        if isinstance(reply, list) and len(reply) == 2:
+            sentinels.remove(place)
+            sentinels.insert(0, place)
+            return Place(reply[0].decode(), int(reply[1]))
+    if silent == len(sentinels):
         raise NotPrimary("none of the Sentinels answers: check that they run and that redis.url is right")
     raise NotPrimary(
         f"the Sentinels know no service named {servers.service!r}: redis.url ends in /<service name>,"

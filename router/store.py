@@ -40,7 +40,8 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as NoAnswer
 
 from router.embedded import Embedded, InUse, Role, StoreError, ping
-from router.nodes import Servers, read, socket_server
+from router.nodes import NotPrimary, Servers, primary, read, socket_server, view
+from router.pipe import Refused
 
 __all__ = ["InUse", "Store", "StoreError", "explain", "open_store", "where"]
 
@@ -58,6 +59,8 @@ JOIN_LIMIT = 10.0
 """Seconds that a command waits for another command, or for a serve that is just starting."""
 WATCH_PACE = 1.0
 """Seconds between two looks at a healthy store; half of that, with jitter, at an unhealthy one."""
+
+UNASKED: Final = "the store has not been asked yet"
 
 _CLIENT: Final[Mapping[str, object]] = {
     "socket_timeout": COMMAND_LIMIT,
@@ -85,13 +88,14 @@ class Store:
         """Where the store is, without credentials: for status pages and messages."""
         self.redis: Redis = _client(servers)
         """For a Cluster this is redis-py's `RedisCluster`: commands of one slot only, no transactions."""
-        self.problem: str | None = "the store has not been asked yet"
+        self.problem: str | None = UNASKED
         """Why the router is not ready, None when it is."""
         self.warnings: tuple[str, ...] = ()
         """What an operator should change although it works."""
         self.version = ""
         self._embedded = embedded
         self._owned = owned
+        self._witnesses: list[Callable[[], str | None]] = []
         self._gates: list[Callable[[], Awaitable[str | None]]] = []
         self._examined = False
         self._watcher: asyncio.Task[None] | None = None
@@ -162,20 +166,29 @@ class Store:
         self._gates.append(gate)
         self._examined = False
 
+    def add_witness(self, look: Callable[[], str | None]) -> None:
+        """Who uses the store by connections of his own tells whether they work: `look` returns a problem or None."""
+        self._witnesses.append(look)
+
+    def told(self, problem: str) -> None:
+        """A witness met a problem just now."""
+        if not self._closed:
+            self._lost(problem)
+
     async def ready(self) -> str | None:
         """Ask the store now: None when it can be used, else what is wrong. Bounded; never raises."""
         try:
             async with asyncio.timeout(ANSWER_LIMIT if self._examined else CONNECT_LIMIT):
-                if self._examined:
-                    await self._ping()
-                    self.problem = None
-                else:
-                    self.problem = await self._examine()
-                    self._examined = self.problem is None
+                problem = await (self._look() if self._examined else self._examine())
+                self._examined = problem is None
+            problem = problem or next((told for look in self._witnesses if (told := look())), None)
         except TimeoutError:
-            self._lost(f"{where(self.name)} does not answer")
+            problem, self._examined = f"{where(self.name)} does not answer", False
+        except NotPrimary as error:
+            problem, self._examined = str(error), False
         except (RedisError, OSError) as error:
-            self._lost(explain(self.name, error))
+            problem, self._examined = explain(self.name, error), False
+        self._say(problem)
         return self.problem
 
     def watch(self) -> None:
@@ -200,13 +213,38 @@ class Store:
 
     # --- looking after it
 
-    async def _ping(self) -> None:
+    async def _look(self) -> str | None:
+        """Whether it answers. Raises what `ready` tells."""
+        if self.servers.kind == "cluster":
+            return await self._cluster_problem()
         await cast("Awaitable[object]", self.redis.ping())
+        return None
+
+    async def _cluster_problem(self) -> str | None:
+        missing: Exception | None = None
+        for place in self.servers.seeds:
+            try:
+                told = await view(place, self.servers.login)
+            except Refused as error:
+                if error.word == "ERR":
+                    return f"{place} is no Cluster: write redis.url as redis://{place}/0"
+                missing = error
+            except (OSError, TimeoutError, RedisError) as error:
+                missing = error
+            else:
+                return None if told.ok else f"{where(self.name)} is a cluster that is down"
+        return explain(self.name, missing or OSError())
+
+    def _say(self, problem: str | None) -> None:
+        """Set `problem`, with one line in the log when it comes and one when it goes."""
+        if problem is not None and self.problem is None:
+            log.warning("%s", problem)
+        elif problem is None and self.problem not in (None, UNASKED):
+            log.info("%s answers", where(self.name))
+        self.problem = problem
 
     def _lost(self, problem: str) -> None:
-        if self.problem is None:
-            log.warning("%s", problem)
-        self.problem = problem
+        self._say(problem)
         self._examined = False
 
     async def _watch(self) -> None:
@@ -222,51 +260,76 @@ class Store:
                 try:
                     self._embedded.launch()
                     await self._embedded.until_ready()
-                    wait = looked = 0.0
+                    looked = -WATCH_PACE
                 except StoreError as error:
                     self._lost(str(error))
                     await asyncio.sleep(1.0)
-            if time.monotonic() - looked >= wait:
-                was = self.problem
+            if time.monotonic() - looked >= (wait if self.problem is not None else WATCH_PACE):
                 await self.ready()
-                if was is not None and self.problem is None:
-                    log.info("%s answers", where(self.name))
                 looked = time.monotonic()
-                wait = WATCH_PACE if self.problem is None else WATCH_PACE * random.uniform(0.25, 0.5)  # noqa: S311 - jitter
+                wait = WATCH_PACE * random.uniform(0.25, 0.5)  # noqa: S311 - jitter
             await asyncio.sleep(0.1)
 
     async def _examine(self) -> str | None:
-        """First contact: version and settings, then the gates."""
-        told = await self.redis.info("server")
-        version = str(told.get("valkey_version") or told.get("redis_version") or "0.0")
-        self.version = version
-        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-        if numbers < OLDEST:
-            return f"{where(self.name)} is version {version}: Redis or Valkey 7.0 or newer is needed"
-        self.warnings = await self._settings()
-        for warning in self.warnings:
-            log.warning("%s", warning)
+        """First contact: the kind of server, version and settings, then the gates."""
+        if self.servers.kind == "sentinel":
+            await primary(self.servers, list(self.servers.seeds))
+        elif self.servers.kind == "cluster" and (problem := await self._cluster_problem()):
+            return problem
+        warnings: list[str] = []
+        for text in await self.everywhere("INFO", "everything"):
+            if isinstance(text, BaseException):
+                raise text
+            facts = _facts(text)
+            if problem := self._unfit(facts):
+                return problem
+            warnings += [warning for warning in self._settings(facts) if warning not in warnings]
+        if tuple(warnings) != self.warnings:
+            self.warnings = tuple(warnings)
+            for warning in warnings:
+                log.warning("%s", warning)
         for gate in self._gates:
             if problem := await gate():
                 return problem
         return None
 
-    async def _settings(self) -> tuple[str, ...]:
-        memory = await self.redis.info("memory")
-        disk = await self.redis.info("persistence")
+    def _unfit(self, facts: Mapping[str, str]) -> str | None:
+        mode = facts.get("server_mode") or facts.get("redis_mode")
+        place = self.servers.seeds[0]
+        scheme = "rediss" if self.servers.login.tls else "redis"
+        if self.servers.kind == "single" and mode == "cluster":
+            return f"{where(self.name)} is a node of a Cluster: write redis.url as {scheme}+cluster://{place}"
+        if self.servers.kind == "single" and mode == "sentinel":
+            return (
+                f"{where(self.name)} is a Sentinel: write redis.url as {scheme}+sentinel://{place}/<the service's name>"
+            )
+        self.version = version = facts.get("valkey_version") or facts.get("redis_version") or "0.0"
+        if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST:
+            return f"{where(self.name)} is version {version}: Redis or Valkey 7.0 or newer is needed"
+        return None
+
+    def _settings(self, facts: Mapping[str, str]) -> list[str]:
         warnings = []
-        policy = str(memory.get("maxmemory_policy", "unknown"))
+        policy = facts.get("maxmemory_policy", "unknown")
         if policy != "noeviction":
             warnings.append(
                 f"{where(self.name)} evicts data when memory is short (maxmemory-policy {policy}): keys and"
                 " limits would be lost; run CONFIG SET maxmemory-policy noeviction and put it in the server's config"
             )
-        if not disk.get("aof_enabled"):
+        if facts.get("aof_enabled", "0") == "0":
             warnings.append(
                 f"{where(self.name)} keeps no append-only file: keys and spending since its last snapshot"
                 " are lost when it restarts; run CONFIG SET appendonly yes and put it in the server's config"
             )
-        return tuple(warnings)
+        return warnings
+
+
+def _facts(text: bytes | Mapping[str, Any]) -> dict[str, str]:
+    """INFO's lines; redis-py has already read them where it asked itself."""
+    if isinstance(text, Mapping):
+        return {name: str(value) for name, value in text.items()}
+    pairs = (line.partition(":") for line in text.decode(errors="replace").splitlines())
+    return {name: value for name, colon, value in pairs if colon}
 
 
 async def open_store(
@@ -352,7 +415,7 @@ def _client(servers: Servers) -> Redis:
     for name in ("db", "retry_on_timeout", "retry_on_error"):
         settings.pop(name, None)
     nodes = [ClusterNode(place.host, place.port) for place in servers.seeds]
-    return cast("Redis", RedisCluster(startup_nodes=nodes, ssl=tls, cluster_error_retry_attempts=1, **settings))
+    return cast("Redis", RedisCluster(startup_nodes=nodes, ssl=tls, **settings))
 
 
 _TOLD: Final[Mapping[str, str]] = {
@@ -367,6 +430,7 @@ _TOLD: Final[Mapping[str, str]] = {
     "WRONGPASS": "refuses the user or password in redis.url",
     "NOPERM": "does not allow this user the commands we need: check its ACL",
     "BUSY": "is busy with a script",
+    "MOVED": "is a node of a Cluster: write redis.url as redis+cluster://host:port",
 }
 """First word of a server's error, and what it means for an operator."""
 
