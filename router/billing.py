@@ -7,18 +7,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import date
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
-from redis.exceptions import RedisError
-
-from providers.errors import InvalidRequest, NotFound, StoreUnavailable
+from providers.errors import InvalidRequest, NotFound
 from router.http import Scope, Send, reply_json
 from router.limits import MICRO
 from router.periods import DAYS_KEPT, DaysAgo, FirstOfMonth, Span, begin, day_of, iso
 from router.records import Key, decode_team, team_name
 from router.standing import TEAM, Standing, in_usd, standing, standing_json, tightest
-from router.store import explain
 from router.usage import Dimension, Query, Team, UsageReader, parse_by, parse_group_by, team_of_record
 from router.usage_text import Rate, amounts_json, row_json
 
@@ -136,10 +133,8 @@ class Billing:
     # --- the key and its team
 
     async def _team(self, key: Key) -> TeamRecord:
-        try:
-            raw = cast("bytes | None", await self._store.redis.get(team_name(key.team)))
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"Usage cannot be read: {explain(self._store.name, error)}.") from error
+        async with self._usage.errors():
+            raw = await self._store.run("GET", team_name(key.team))
         if raw is None:
             raise NotFound("the key's team does not exist any more")
         return decode_team(raw)
@@ -152,7 +147,7 @@ class Billing:
         """The key's limits, then its team's."""
         async with self._usage.errors():
             return await standing(
-                self._store.redis,
+                self._store,
                 key.team,
                 {key.id: key.limits, TEAM: record.limits},
                 zone=team.zone,

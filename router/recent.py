@@ -7,9 +7,9 @@ end's with `status`. Here the two become one row. The order is that of the newes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -73,7 +73,6 @@ class RecentReader:
 
     def __init__(self, usage: UsageReader) -> None:
         self._usage = usage
-        self._redis = usage.redis
         self._clock: Callable[[], float] = usage.clock
 
     async def read(self, wanted: Wanted, teams: Sequence[Team]) -> Recent:
@@ -106,10 +105,9 @@ class RecentReader:
         read = 0
         for start in range(0, len(streams), 50):
             some = streams[start : start + 50]
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for stream in some:
-                    pipe.xrevrange(recent_name(stream.team.id), max=stream.last, min=least, count=PAGE)
-                answers = await cast("Awaitable[list[list[tuple[bytes, dict[bytes, bytes]]]]]", pipe.execute())
+            answers = await self._usage.store.gather(
+                [("XREVRANGE", recent_name(stream.team.id), stream.last, least, "COUNT", PAGE) for stream in some]
+            )
             for stream, entries in zip(some, answers, strict=True):
                 read += len(entries)
                 _merge(stream, entries)

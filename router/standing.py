@@ -7,11 +7,11 @@ window in Unix seconds, 0 for none), `:s` (spent) and `:h` (held by running call
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from router.limits import Limit
 from router.periods import iso, window
@@ -19,7 +19,7 @@ from router.records import counters_name
 from router.usage_text import Rate, money, to_cny
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
+    from router.store import Store
 
 TEAM: Final = "team"
 """The scope of a team's own limits."""
@@ -48,7 +48,7 @@ class Standing:
 
 
 async def standing(
-    redis: Redis,
+    store: Store,
     team: str,
     limits: Mapping[str, Sequence[Limit]],
     *,
@@ -56,18 +56,17 @@ async def standing(
     rate: Rate,
     now: float,
 ) -> list[Standing]:
-    """The limits of these scopes of a team, in their order. One round trip. Raises what `redis` raises."""
+    """The limits of these scopes of a team, in their order. One round trip. Raises what the store raises."""
     wanted = [(scope, limit) for scope, some in limits.items() for limit in some]
     if not wanted:
         return []
-    async with redis.pipeline(transaction=False) as pipe:
-        for scope, limit in wanted:
-            if limit.window == "minute":
-                pipe.hgetall(rate_name(team, scope, limit.name))
-            else:
-                name = limit.name
-                pipe.hmget(counters_name(team, scope), [f"{name}:w", f"{name}:s", f"{name}:h"])
-        answers = await cast("Awaitable[list[Any]]", pipe.execute())
+    commands = [
+        ("HGETALL", rate_name(team, scope, limit.name))
+        if limit.window == "minute"
+        else ("HMGET", counters_name(team, scope), *(f"{limit.name}:{part}" for part in "wsh"))
+        for scope, limit in wanted
+    ]
+    answers = await store.gather(commands)
     found = []
     for (scope, limit), answer in zip(wanted, answers, strict=True):
         shown = f"team.{limit.name}" if scope == TEAM else limit.name

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 from redis.exceptions import RedisError
@@ -26,9 +26,6 @@ from router.patterns import Pattern
 from router.periods import HOUR, Span, hour_day, zone_of
 from router.records import TEAMS, TeamRecord, decode_team, key_name, place_name, split, team_name
 from router.store import Store, explain
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
 
 Metric = Literal[
     "calls", "errors", "fallbacks", "aborted", "estimated", "unpriced",
@@ -106,18 +103,17 @@ class UsageReader:
     """Reads usage of one store. Raises `InvalidRequest`, `NotFound` and `StoreUnavailable`."""
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
-        self._store = store
-        self.redis: Redis = store.redis
+        self.store = store
         self._turn = asyncio.Semaphore(READERS)
         self.clock = clock
 
     async def teams(self, ref: str | None = None) -> list[Team]:
         """All teams by name, or the one of that id or name. Raises NotFound."""
         async with self.errors():
-            members = await cast("Awaitable[set[bytes]]", self.redis.smembers(TEAMS))
+            members = await self.store.run("SMEMBERS", TEAMS)
             ids = sorted(member.decode() for member in members)
             raws = await self._ask([("GET", team_name(team)) for team in ids])
-        teams = [team_of_record(decode_team(cast("bytes", raw))) for raw in raws if raw is not None]
+        teams = [team_of_record(decode_team(raw)) for raw in raws if raw is not None]
         if ref is not None:
             teams = [team for team in teams if team.id == ref] or [team for team in teams if team.name == ref]
             if not teams:
@@ -127,7 +123,7 @@ class UsageReader:
     async def team_of(self, key_id: str) -> str | None:
         """The id of a key's team."""
         async with self.errors():
-            raw = await cast("Awaitable[bytes | None]", self.redis.get(place_name(key_id)))
+            raw: bytes | None = await self.store.run("GET", place_name(key_id))
         return None if raw is None else raw.decode()
 
     async def read(self, query: Query, teams: Sequence[Team]) -> Report:
@@ -166,7 +162,7 @@ class UsageReader:
             sizes = await self._ask([("HLEN", name) for name, _ in some])
             whole: list[tuple[str, int | str]] = []
             waiting = 0
-            for (name, label), size in zip(some, cast("list[int]", sizes), strict=True):
+            for (name, label), size in zip(some, sizes, strict=True):
                 if size > PIECE:
                     async for pairs in self._pieces(name, key):
                         yield label, pairs
@@ -186,19 +182,16 @@ class UsageReader:
         self, names: Sequence[tuple[str, int | str]]
     ) -> AsyncIterator[tuple[int | str, Iterable[tuple[bytes, bytes]]]]:
         answers = await self._ask([("HGETALL", name) for name, _ in names])
-        for (_, label), found in zip(names, cast("list[dict[bytes, bytes]]", answers), strict=True):
+        for (_, label), found in zip(names, answers, strict=True):
             yield label, found.items()
 
     async def _pieces(self, name: str, key: str | None) -> AsyncIterator[Iterable[tuple[bytes, bytes]]]:
         """A large hash, a few thousand fields at a time. It may be told some fields twice while it grows."""
         seen: set[bytes] = set()
-        match = None if key is None else f"{_literal(key)}\t*"
+        match = () if key is None else ("MATCH", f"{_literal(key)}\t*")
         cursor = 0
         while True:
-            cursor, found = await cast(
-                "Awaitable[tuple[int, dict[bytes, bytes]]]",
-                self.redis.hscan(name, cursor, match=match, count=PIECE // 2),
-            )
+            cursor, found = await self.store.run("HSCAN", name, cursor, *match, "COUNT", PIECE // 2)
             fresh = [(field, value) for field, value in found.items() if field not in seen]
             seen.update(field for field, _ in fresh)
             yield fresh
@@ -211,22 +204,18 @@ class UsageReader:
         gone = [key for key in keys if key not in named]
         # They may have gone to another team.
         places = await self._ask([("GET", place_name(key)) for key in gone])
-        moved = {key: cast("bytes", place).decode() for key, place in zip(gone, places, strict=True) if place}
+        moved = {key: place.decode() for key, place in zip(gone, places, strict=True) if place}
         return named | await self._named(moved)
 
     async def _named(self, keys: Mapping[str, str]) -> dict[str, str]:
         raws = await self._ask([("GET", key_name(team, key)) for key, team in keys.items()])
-        return {key: _named(cast("bytes", raw)) for key, raw in zip(keys, raws, strict=True) if raw}
+        return {key: _named(raw) for key, raw in zip(keys, raws, strict=True) if raw}
 
-    async def _ask(self, commands: Sequence[tuple[str, ...]]) -> list[object]:
+    async def _ask(self, commands: Sequence[tuple[str, ...]]) -> list[Any]:
         """The answers to these commands; one round trip for every AT_ONCE of them."""
-        answers: list[object] = []
+        answers: list[Any] = []
         for start in range(0, len(commands), AT_ONCE):
-            # Each command names one key, so that a Cluster can send each to its node.
-            async with self.redis.pipeline(transaction=False) as pipe:
-                for command in commands[start : start + AT_ONCE]:
-                    _add(pipe, command)
-                answers += cast("list[object]", await pipe.execute())
+            answers += await self.store.gather(commands[start : start + AT_ONCE])
         return answers
 
     @asynccontextmanager
@@ -235,7 +224,7 @@ class UsageReader:
         try:
             yield
         except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"Usage cannot be read: {explain(self._store.name, error)}.") from error
+            raise StoreUnavailable(f"Usage cannot be read: {explain(self.store.name, error)}.") from error
 
 
 class _Sums:
@@ -330,10 +319,6 @@ def team_of_record(record: TeamRecord) -> Team:
 def _named(raw: bytes) -> str:
     # The name alone: a report may show thousands of keys.
     return _decode(split(raw)[1]).name
-
-
-def _add(pipe: Any, command: tuple[str, ...]) -> None:  # redis-py's pipelines differ by kind of store
-    getattr(pipe, command[0].lower())(*command[1:])
 
 
 def _literal(text: str) -> str:
