@@ -222,6 +222,10 @@ class TimedOut(UpstreamError):
     reason = "timeout"
 
 
+class ConnectTimedOut(TimedOut):
+    """Connecting took too long: the provider has not got the request."""
+
+
 class DeadlineExceeded(TimedOut):
     """The caller's own deadline (`x-switchyard-timeout`) passed: final, and no fault of the provider's."""
 

@@ -18,9 +18,11 @@ from typing import Protocol
 from providers.call import Call
 from providers.errors import (
     Broken,
+    ConnectTimedOut,
     InvalidRequest,
     NoTarget,
     SwitchyardError,
+    Unreachable,
     UnsupportedFeature,
     UpstreamError,
 )
@@ -42,6 +44,10 @@ MAX_ERROR = 256 * 1024
 """Bytes of an error answer that are read."""
 MAX_HELD = 1024 * 1024
 """Bytes that are held back before the first content."""
+
+
+NOT_ASKED = (Unreachable, ConnectTimedOut, NoPlace)
+"""Errors that mean that the provider has not got the request."""
 
 
 class Transport(Protocol):
@@ -129,6 +135,7 @@ class Engine:
                     raise
                 record.outcome = error.reason
                 record.status = error.upstream_status
+                record.asked = not isinstance(error, NOT_ASKED)
                 self._count(attempt.target, error)
                 if error.scope == "request":
                     raise

@@ -18,7 +18,12 @@ class AttemptRecord:
     target: Target
     outcome: str = "running"
     status: int | None = None
+    """What the provider answered; None when it did not."""
     seconds: float = 0.0
+    meter: Meter | None = None
+    """What it has delivered so far."""
+    asked: bool = True
+    """The provider may have got the request; False where connecting failed or no place was free."""
 
 
 @dataclass(slots=True)

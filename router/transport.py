@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
-from providers.errors import Broken, Overloaded, TimedOut, Unreachable
+from providers.errors import Broken, ConnectTimedOut, Overloaded, Unreachable
 from providers.vendor import UpstreamRequest
 from router.connection import HIGH_WATER, MAX_HEADER_BYTES, Connection, Exchange, Stale
 from router.origin import Origin, Route, origin_of
@@ -87,7 +87,7 @@ class HttpTransport:
         """Send one request and wait for the answer's headers.
 
         `body` streams a large request body (chunked) in place of `request.body`. Raises Unreachable when nothing was
-        sent, TimedOut when connecting took too long, Broken when the answer cannot be read. Cancellation closes the
+        sent, ConnectTimedOut when connecting took too long, Broken when the answer cannot be read. Cancellation closes the
         socket.
         """
         origin = self._origins.get(route)
@@ -170,7 +170,7 @@ class HttpTransport:
             async with asyncio.timeout(seconds):
                 return await self._dial(origin)
         except TimeoutError:
-            raise TimedOut(f"connecting to the provider took longer than {seconds:g} seconds") from None
+            raise ConnectTimedOut(f"connecting to the provider took longer than {seconds:g} seconds") from None
         except ssl.SSLCertVerificationError as bad:
             raise Unreachable(f"the provider's certificate is not acceptable: {bad.verify_message}") from bad
         except ssl.SSLError as bad:
