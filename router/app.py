@@ -14,11 +14,12 @@ from providers.errors import InternalError, MethodNotAllowed, NotFound, Switchya
 from providers.wire import Wire
 from providers.wires.ollama import WIRE as OLLAMA
 from providers.wires.openai import WIRE as OPENAI
-from router import ollama_door
+from router import billing, ollama_door
 from router.http import ClientGone, Receive, Scope, Send, header, reply, reply_error, reply_json
 from router.lists import find_entry, model_entry, model_list
 from router.networks import client_address, is_local
 from router.ollama_routes import OllamaRoutes
+from router.records import Key
 from router.routing import Rights, visible
 from router.runtime import Runtime
 
@@ -46,6 +47,7 @@ class App:
         self._handle_call = runtime.calls.handle
         self._door = OllamaRoutes(runtime)
         self._admin: Handler | None = None
+        self._billing: billing.Billing | None = None
         self._plain: dict[str, Handler] = {
             "/healthz": self._healthz,
             "/readyz": self._readyz,
@@ -116,6 +118,9 @@ class App:
         elif root := next((root for root in MODEL_LISTS if path.startswith(root + "/")), None):
             _require(method, "GET", "HEAD")
             await self._one_model(path[len(root) + 1 :], scope, send)
+        elif path in billing.PATHS:
+            _require(method, "GET", "HEAD")
+            await self._bill(path, scope, send)
         elif path in MODEL_ROUTES and not ollama_door.is_ours(path):
             _require(method, "POST")
         elif not ollama_door.is_ours(path):
@@ -132,13 +137,22 @@ class App:
         entry = find_entry(snapshot, visible(snapshot, rights), name, rights)
         await reply_json(send, 200, model_entry(entry))
 
+    async def _bill(self, path: str, scope: Scope, send: Send) -> None:
+        key = await self._key(scope)
+        if self._billing is None:
+            self._billing = billing.Billing(self._runtime.store)
+        await self._billing.handle(path, key, self._runtime.config.prices.usd_cny, scope, send)
+
     async def _rights(self, scope: Scope) -> Rights:
-        """What the key of a request that is no model call may do. Raises Unauthorized."""
+        return (await self._key(scope)).rights
+
+    async def _key(self, scope: Scope) -> Key:
+        """The key of a request that is no model call. Raises Unauthorized."""
         runtime = self._runtime
         credential, anonymous = runtime.credential(scope)
         if anonymous is not None:
-            return (await runtime.ledger.identify_anonymous(anonymous)).rights
-        return (await runtime.ledger.identify(credential)).rights
+            return await runtime.ledger.identify_anonymous(anonymous)
+        return await runtime.ledger.identify(credential)
 
     # --- operators
 
@@ -189,7 +203,7 @@ class App:
         shown = path[:200]
         if path.startswith("/v1/v1/"):
             return f"there is no {shown}: the base URL already ends in /v1 and the client adds another; drop one"
-        known = [*MODEL_ROUTES, "/v1/models", *self._plain, *self._door.paths]
+        known = [*MODEL_ROUTES, "/v1/models", *billing.PATHS, *self._plain, *self._door.paths]
         near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else "; the OpenAI API is below /v1, Ollama's below /api"
         return f"there is no {shown}{hint}"
