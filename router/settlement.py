@@ -9,7 +9,7 @@
 | client left before a provider was asked | none | measured |
 | provider refused, or its answer is an error and nothing else | none | measured |
 | provider out of reach, no place free, connection lost before an answer began | none | measured |
-| provider took the call, then failed or kept silent until a deadline | what it reported, at least the prompt | estimated |
+| provider took the call, then failed or kept silent to a deadline | what it said, at least the prompt | estimated |
 | embeddings | the prompt, never any output | as above |
 
 Every attempt of a call is charged by its own row; the bill is their sum. Counted means: the prompt as
