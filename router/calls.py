@@ -8,6 +8,7 @@ import math
 import secrets
 from collections.abc import Callable
 from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from providers.call import Call
@@ -15,9 +16,11 @@ from providers.errors import InternalError, InvalidRequest, Overloaded, Switchya
 from providers.jsontext import read_object
 from providers.wire import Stamp, Wire
 from router import routing
+from router.allowance import headers as limit_headers
 from router.engine import Job
 from router.http import ClientGone, Headers, Receive, Scope, Send, header, read_body, reply, reply_error
-from router.ledger import Hold
+from router.known import Known
+from router.ledger import Ask, Hold
 from router.routing import Plan, Rights
 from router.trace import Trace
 from router.watch import Watch
@@ -49,7 +52,7 @@ class Answer:
         self.started = True
         trace = self._trace
         trace.status = 200
-        headers = [(b"content-type", content_type.encode()), *answer_headers(trace, self._monotonic())]
+        headers = [(b"content-type", content_type.encode()), *answer_headers(trace, self._monotonic()), *trace.limits]
         if length is None:
             headers += _STREAM_HEADERS
         else:
@@ -75,6 +78,8 @@ def answer_headers(trace: Trace, now: float) -> list[tuple[bytes, bytes]]:
         headers.append((b"x-switchyard-provider", trace.answered.provider.name.encode()))
     if trace.fallback is not None:
         headers.append((b"x-switchyard-fallback", trace.fallback.encode()))
+    if trace.degraded:
+        headers.append((b"x-switchyard-degraded", b"store"))
     return headers
 
 
@@ -125,7 +130,7 @@ class Calls:
         try:
             hold = await self._admit(scope, receive, send, wire, trace)
             if hold is not None:
-                await self._run(scope["headers"], wire, trace, hold, answer, watch)
+                await self._run(wire, trace, hold, answer, watch)
         except ClientGone:
             trace.client_gone = True
         except asyncio.CancelledError:
@@ -150,38 +155,52 @@ class Calls:
             runtime.finished(trace, hold, scope)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send, wire: Wire, trace: Trace) -> Hold | None:
-        """Read, check and reserve. None when the answer has been given already (a load request of Ollama's clients)."""
+        """Read, check, plan and reserve. None when the answer has been given already (a load request of Ollama's
+        clients)."""
         runtime = self._runtime
         headers: Headers = scope["headers"]
         credential, anonymous = runtime.credential(scope)
         body = await read_body(headers, receive, runtime.config.server.limits.max_body_bytes)
         call = wire.read_call(trace.op, read_object(body))
         trace.call = call
-        if anonymous is not None:
-            hold = await runtime.ledger.reserve_anonymous(anonymous, call_id=trace.request_id)
-        else:
-            hold = await runtime.ledger.reserve(credential, call_id=trace.request_id)
-        trace.key_id = hold.key.id
+        trace.seconds = _seconds(header(headers, b"x-switchyard-timeout"))
+        fallback = (header(headers, b"x-switchyard-no-fallback") or "").strip().lower() not in _YES
+        address = runtime.address(scope)
         loaded = runtime.load_answer(call, Stamp(trace.request_id, trace.created, runtime.clock, call.asked_model))
+
+        def prepare(known: Known, local_only: bool) -> Ask:
+            """Plan the call by its key. The ledger asks again when the key has changed meanwhile."""
+            trace.key_id = known.key.id
+            runtime.accounts.check_network(known, address)
+            rights = known.key.rights
+            plan = self._plan(call, replace(rights, local_only=True) if local_only else rights, fallback=fallback)
+            if not plan.attempts:
+                raise plan.refusal()
+            if loaded is not None:
+                # Loading a model asks nobody; that the name resolves is all there is to check.
+                trace.plan = plan
+                return Ask()
+            return runtime.accounts.ask(call, plan, known, trace)
+
+        if anonymous is not None:
+            hold = await runtime.ledger.reserve_anonymous(anonymous, call_id=trace.request_id, prepare=prepare)
+        else:
+            hold = await runtime.ledger.reserve(credential, call_id=trace.request_id, prepare=prepare)
         if loaded is None:
+            trace.limits, trace.degraded = limit_headers(hold.standing), not hold.reserved
             return hold
-        # Loading a model asks nobody; that the name resolves is all there is to check.
-        trace.plan = self._plan(call, hold.key.rights, fallback=True)
-        if not trace.plan.attempts:
-            raise trace.plan.refusal()
+        runtime.ledger.settle(hold)
         trace.status = 200
         await reply(send, 200, loaded, wire.whole_type.encode(), [(b"x-request-id", trace.request_id.encode())])
         return None
 
-    async def _run(self, headers: Headers, wire: Wire, trace: Trace, hold: Hold, answer: Answer, watch: Watch) -> None:
-        call = trace.call
+    async def _run(self, wire: Wire, trace: Trace, hold: Hold, answer: Answer, watch: Watch) -> None:
+        call, plan = trace.call, trace.plan
         assert call is not None
-        fallback = (header(headers, b"x-switchyard-no-fallback") or "").strip().lower() not in _YES
-        seconds = _seconds(header(headers, b"x-switchyard-timeout"))
-        trace.plan = plan = self._plan(call, hold.key.rights, fallback=fallback)
-        if not plan.attempts:
-            raise plan.refusal()
-        await self._runtime.engine.run(Job(call, wire, plan, trace, answer, watch, seconds))
+        assert plan is not None
+        hold.used = self._runtime.accounts.used(trace, hold)
+        hold.cut = watch.fire
+        await self._runtime.engine.run(Job(call, wire, plan, trace, answer, watch, trace.seconds))
 
     def _plan(self, call: Call, rights: Rights, *, fallback: bool) -> Plan:
         """The plan; where only ill health leaves nobody, those who are not told to pause are tried all the same."""
@@ -216,6 +235,7 @@ class Calls:
         if answer.started or trace.client_gone:
             return
         headers = answer_headers(trace, self._runtime.monotonic())[1:] if trace.attempts else []
+        headers += trace.limits
         await reply_error(send, wire, error, trace.request_id, headers)
 
 

@@ -64,6 +64,14 @@ class Endpoint(Protocol):
         ...
 
 
+class Shared(Protocol):
+    """The limits that all callers of a provider share."""
+
+    async def take(self, trace: Trace, target: Target, attempt: int) -> Callable[[AttemptRecord], None]:
+        """A place for the attempt of that number; what gives it back. Raises NoPlace when there is none."""
+        ...
+
+
 class Responder(Protocol):
     """The client's side of a call."""
 
@@ -105,7 +113,9 @@ class Engine:
         *,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
+        shared: Shared | None = None,
     ) -> None:
+        self.shared = shared
         self._transports = transports
         self._health = health
         self._endpoints = endpoints
@@ -134,7 +144,7 @@ class Engine:
                     # The provider did its part: a deadline passed while the client took a whole answer.
                     raise
                 record.outcome = error.reason
-                record.status = error.upstream_status
+                record.status = error.upstream_status or record.status
                 record.asked = not isinstance(error, NOT_ASKED)
                 self._count(attempt.target, error)
                 if error.scope == "request":
@@ -183,7 +193,11 @@ class Engine:
         phase, seconds = "first_content", timeouts.first_content
         if not job.call.stream:
             phase, seconds = "whole", min(timeouts.first_content * WHOLE_FACTOR, timeouts.total)
+        give: Callable[[AttemptRecord], None] | None = None
         try:
+            if provider.limits and self.shared is not None:
+                watch.phase("queued", seconds)
+                give = await self.shared.take(job.trace, attempt.target, len(job.trace.attempts))
             places = self._places_of(provider)
             if places is None:
                 watch.phase(phase, seconds)
@@ -200,6 +214,9 @@ class Engine:
             if error is None:
                 raise
             raise error from None
+        finally:
+            if give is not None:
+                give(record)
 
     async def _exchange(self, job: Job, target: Target, record: AttemptRecord) -> None:
         provider, call, trace = target.provider, job.call, job.trace
@@ -217,7 +234,7 @@ class Engine:
             headers = {**request.headers, **provider.headers}
             request = UpstreamRequest(request.method, request.path, headers, request.body)
         lane = vendor.lane(call, job.client, Stamp(trace.request_id, trace.created, self._clock, target.model))
-        trace.meter = lane.meter
+        trace.meter = record.meter = lane.meter
         self._health.begin(str(target))
         route = Route(base_url, provider.timeouts.connect, provider.proxy, provider.ca_bundle)
         began = self._monotonic()

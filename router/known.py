@@ -7,7 +7,7 @@ out of date for longer than one question, and nobody has to be told of a change.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import tzinfo
 from typing import Any, Final, Protocol
 
@@ -135,8 +135,12 @@ def make_known(record: Record, team_id: str, raw: tuple[bytes, bytes], seen: flo
         team, team_etag = TeamRecord(id=DEFAULT_TEAM, name=DEFAULT_TEAM, created=0), ""
     else:
         raise StoreUnavailable("The record of the key's team is missing in the store; restore it from an export.")
+    key = key_of(record, team.name)
+    if team.models or team.deny:
+        rights = replace(key.rights, deny=(*key.rights.deny, *team.deny), team_models=team.models)
+        key = replace(key, rights=rights)
     return Known(
-        key=key_of(record, team.name),
+        key=key,
         digest=bytes.fromhex(record.digest) if record.digest else _NOBODY,
         old_digest=bytes.fromhex(record.old_digest) if record.old_digest else _NOBODY,
         team=team,

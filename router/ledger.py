@@ -33,6 +33,7 @@ from router.keys import Keys, anonymous_id
 from router.known import Known, Memory
 from router.limits import Limit
 from router.link import Links, Refused, Unanswered
+from router.records import Key
 from router.store import Store, explain
 
 __all__ = ["Ask", "Bill", "Hold", "Ledger", "credential_of"]
@@ -68,16 +69,14 @@ class Ask(NamedTuple):
 
 
 class Bill(NamedTuple):
-    """What a call used, for its counters (requests, tokens, micro-USD), the usage of its key (`metrics` under model and
-    provider), and the recent requests (`row`, JSON)."""
+    """What a call used: for its counters (requests, tokens, micro-USD), for the usage of its key (`metrics`), and for
+    the recent requests (`row`, JSON)."""
 
     requests: int = 0
     tokens: int = 0
     cost: int = 0
-    model: str = ""
-    provider: str = ""
     metrics: Sequence[str | int] = ()
-    """Names and amounts in turn."""
+    """Names (`<model>\\t<provider>\\t<metric>`) and amounts in turn."""
     row: bytes = b""
 
 
@@ -152,7 +151,7 @@ class Ledger:
         """Admit a keyless call of a listener that is open to `name` (see `Keys.ensure_anonymous`)."""
         return await self._reserve(self._anonymous_id(name), None, call_id, prepare)
 
-    async def identify(self, credential: str | None) -> Known:
+    async def identify(self, credential: str | None) -> Key:
         """The active key of a credential, as `reserve` finds it, without a call."""
         if credential is None:
             raise missing()
@@ -161,7 +160,7 @@ class Ledger:
             raise _unknown()
         return await self._identify(key_id, digest(self._pepper, credential))
 
-    async def identify_anonymous(self, name: str) -> Known:
+    async def identify_anonymous(self, name: str) -> Key:
         """The active key of a keyless listener, as `reserve_anonymous` finds it, without a call."""
         return await self._identify(self._anonymous_id(name), None)
 
@@ -200,7 +199,7 @@ class Ledger:
     def bill(self, hold: Hold, bill: Bill) -> bytes:
         """A bill as the store's functions take it."""
         known = hold.known
-        usage = f"{known.key.id}\t{bill.model}\t{bill.provider}\t" if known is not None and bill.metrics else ""
+        usage = f"{known.key.id}\t" if known is not None and bill.metrics else ""
         return pack_value(
             [bill.requests, bill.tokens, bill.cost, usage, list(bill.metrics), hold.hour, hold.day, bill.row]
         )
@@ -224,12 +223,12 @@ class Ledger:
     def _anonymous_id(self, name: str) -> str:
         return self._anonymous.get(name) or self._anonymous.setdefault(name, anonymous_id(name))
 
-    async def _identify(self, key_id: str, shown: bytes | None) -> Known:
+    async def _identify(self, key_id: str, shown: bytes | None) -> Key:
         known = await self.memory.fetch(key_id)
         if known is None:
             raise _unknown() if shown is not None else missing()
         self._admit(known, shown)
-        return known
+        return known.key
 
     def _admit(self, known: Known, shown: bytes | None) -> int:
         """Until when (ms of the store's clock, 0 for ever) this secret opens this key. Raises Unauthorized."""

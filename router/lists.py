@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from providers.errors import ModelNotFound
-from router.routing import Entry, Rights, Snapshot
+from router.routing import Entry, Rights, Snapshot, may
 from router.snapshot import base_name
 
 CREATED = 1_700_000_000
@@ -77,7 +77,7 @@ def find_entry(snapshot: Snapshot, entries: Iterable[Entry], asked: str, rights:
     for entry in entries:
         if base_name(entry.id) == wanted:
             return entry
-    if snapshot.allows(rights.models, rights.deny, asked):
+    if may(snapshot, rights, asked):
         try:
             route = snapshot.route(asked)
         except ModelNotFound:

@@ -47,6 +47,7 @@ __all__ = [
     "Target",
     "Timeouts",
     "compile_snapshot",
+    "may",
     "plan",
     "visible",
 ]
@@ -83,6 +84,13 @@ class Rights:
     local_only: bool = False
     manage_local: bool = False
     admin: bool = False
+    team_models: tuple[str, ...] = ()
+    """What the key's team may use: both must allow it."""
+
+    @property
+    def restricted(self) -> bool:
+        """Whether there are models that it may not use by name."""
+        return bool(self.models or self.deny or self.team_models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +169,7 @@ def plan(
     `unhealthy(provider, sent_model)` says why a target gets no calls now, or None. `roll()` gives a number in [0, 1)
     and is asked only where weights decide. `fallback` is False when the caller asked for none.
     """
-    if (rights.models or rights.deny) and not snapshot.allows(rights.models, rights.deny, asked_model):
+    if rights.restricted and not may(snapshot, rights, asked_model):
         raise ModelNotAllowed(f"this key may not use model '{asked_model[:100]}'.", param="model")
     route = snapshot.route(asked_model)
     mask = needs_mask(needs)
@@ -192,6 +200,13 @@ def plan(
     if len(attempts) > MAX_ATTEMPTS:
         attempts = _trim(attempts, skipped)
     return Plan(asked_model, route.matched, tuple(attempts), tuple(skipped))
+
+
+def may(snapshot: Snapshot, rights: Rights, name: str) -> bool:
+    """Whether a key may use a model by that name."""
+    return snapshot.allows(rights.models, rights.deny, name) and (
+        not rights.team_models or snapshot.allows(rights.team_models, (), name)
+    )
 
 
 def _why_no_fallback(rights: Rights, fallback: bool) -> str | None:
@@ -258,10 +273,10 @@ def _trim(attempts: list[Attempt], skipped: list[Skipped]) -> list[Attempt]:
 
 def visible(snapshot: Snapshot, rights: Rights) -> tuple[Entry, ...]:
     """The entries of the model list that a key may use. Without restrictions: the snapshot's own tuple."""
-    if not (rights.models or rights.deny or rights.local_only):
+    if not (rights.restricted or rights.local_only):
         return snapshot.listed
     return tuple(
         entry
         for entry in snapshot.listed
-        if (entry.local or not rights.local_only) and snapshot.allows(rights.models, rights.deny, entry.id)
+        if (entry.local or not rights.local_only) and may(snapshot, rights, entry.id)
     )

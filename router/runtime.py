@@ -18,6 +18,7 @@ from typing import Any
 from providers.call import Call
 from providers.errors import (
     InvalidRequest,
+    LimitReached,
     NotAllowed,
     StoreUnavailable,
     SwitchyardError,
@@ -25,9 +26,11 @@ from providers.errors import (
     Unreachable,
     UpstreamError,
 )
+from providers.events import Usage
 from providers.vendor import ModelFacts
 from providers.wire import Stamp
 from providers.wires.ollama.loading import load_answer
+from router.accounts import Accounts
 from router.browsers import host_allowed, origin_allowed
 from router.calls import Calls
 from router.config import Config, ConfigErrors, load_config
@@ -42,6 +45,8 @@ from router.litellm_transport import LitellmTransport
 from router.litellm_transport import missing as litellm_missing
 from router.local_model import LocalModel, ModelState
 from router.metrics import Metrics
+from router.networks import client_address
+from router.prices import load_prices
 from router.provider import Running
 from router.requestlog import RequestLog
 from router.routing import Provider, Snapshot, compile_snapshot
@@ -103,6 +108,9 @@ class Runtime:
         self.engine = Engine(
             self.transports, self.health, self.local_models, clock=self.clock, monotonic=self.monotonic
         )
+        self.prices = load_prices(config)
+        self.accounts = Accounts(self)
+        self.engine.shared = self.accounts
         self.calls = Calls(self)
         self.discovery = Discovery(
             self.transports,
@@ -139,7 +147,13 @@ class Runtime:
         token = self.config.server.admin_token  # the file's, else SWITCHYARD_ADMIN_TOKEN: the config has read both
         environ = {**os.environ, "SWITCHYARD_ADMIN_TOKEN": token.get_secret_value() if token else ""}
         self.keys = await open_keys(self.store, self.data_dir, environ)
-        self.ledger = Ledger(self.store, self.keys)
+        self.ledger = Ledger(
+            self.store,
+            self.keys,
+            data_dir=self.data_dir,
+            yuan_per_dollar=lambda: self.config.prices.usd_cny,
+            providers=lambda: [name for name, row in self.snapshot.providers.items() if row.limits],
+        )
         undo.push_async_callback(self.ledger.close)
         undo.push_async_callback(self.http.close)
         undo.push_async_callback(self.litellm.close)
@@ -199,13 +213,14 @@ class Runtime:
         try:
             config = load_config(self.config_path, os.environ)
             snapshot = self._compile(config)
+            prices = load_prices(config)
         except ConfigErrors as errors:
             self.config_problem = "; ".join(str(problem) for problem in errors.problems[:5])
         else:
             for name in _RESTART:
                 if _part(config, name) != _part(self.config, name):
                     _log.warning("%s has changed in the config file: that takes effect at the next start", name)
-            self.config, self.snapshot = config, snapshot
+            self.config, self.snapshot, self.prices = config, snapshot, prices
             self.config_problem = None
             self.config_loaded_at = self.clock()
             self.announce()
@@ -290,19 +305,36 @@ class Runtime:
             and origin_allowed(header(headers, b"origin"), self.config.server.cors_origins)
         )
 
+    def address(self, scope: Scope) -> str:
+        """Where a request comes from, behind the proxies that the config trusts."""
+        return client_address(scope, self.config.server.trusted_proxies)
+
     def load_answer(self, call: Call, stamp: Stamp) -> bytes | None:
         return load_answer(call, stamp) if call.wire == "ollama" else None
 
     def finished(self, trace: Trace, hold: Hold | None, scope: Scope) -> None:
         """A call is over: settle it, count it, log it."""
         now = self.monotonic()
-        usage = trace.meter.usage if trace.meter is not None else None
-        if hold is not None:
-            self.ledger.settle(hold, usage=usage, outcome=trace.outcome)
-        self.metrics.observe(trace, self._label(trace), now)
+        label = self._label(trace)
         call = trace.call
         answered = trace.answered
-        client = scope.get("client")
+        told = {
+            "status": 499 if trace.client_gone else trace.status,
+            "outcome": trace.outcome,
+            "answered_by": str(answered) if answered is not None else None,
+            "fallback": trace.fallback,
+            "ms": round((now - trace.started) * 1000, 1),
+            "first_content_ms": _ms(trace.first_content, trace.started),
+        }
+        if hold is not None:
+            bill, detail = self.accounts.final(trace, hold, told, label)
+            self.ledger.settle(hold, bill)
+            usage: Usage | None = detail.usage
+            told |= {"cost": None if detail.unpriced else detail.cost, "mark": detail.mark}
+        else:
+            usage = None
+            told |= {"cost": None, "mark": None}
+        self.metrics.observe(trace, label, now)
         self.log.write(
             {
                 "time": trace.created,
@@ -311,12 +343,9 @@ class Runtime:
                 "dialect": trace.dialect,
                 "op": trace.op,
                 "model": call.asked_model[:200] if call is not None else None,
-                "answered_by": str(answered) if answered is not None else None,
-                "status": 499 if trace.client_gone else trace.status,
-                "outcome": trace.outcome,
+                **told,
                 "key": trace.key_id,
                 "stream": call.stream if call is not None else None,
-                "fallback": trace.fallback,
                 "attempts": [
                     {
                         "target": str(attempt.target),
@@ -329,12 +358,11 @@ class Runtime:
                 "param": trace.error.param if trace.error is not None else None,
                 "error": _said(trace.error),
                 "provider_code": _code(trace.error.native_code) if trace.error is not None else None,
-                "ms": round((now - trace.started) * 1000, 1),
-                "first_content_ms": _ms(trace.first_content, trace.started),
+                "limit": trace.error.limit if isinstance(trace.error, LimitReached) else None,
                 "overhead_ms": round(trace.overhead(now) * 1000, 2),
                 "tokens_in": usage.input if usage is not None else None,
                 "tokens_out": usage.output if usage is not None else None,
-                "client": client[0] if client else None,
+                "client": self.address(scope) or None,
                 "tags": _tags(header(scope["headers"], b"x-switchyard-tags")),
             }
         )

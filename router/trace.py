@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from providers.call import Call
 from providers.errors import SwitchyardError
 from providers.wire import Meter
+from router.checks import NO_AMOUNTS, Amounts
 from router.routing import Plan, Target
 
 
@@ -51,6 +52,15 @@ class Trace:
     committed: bool = False
     """The client has been sent content: the target is final."""
     meter: Meter | None = None
+    """Of the last attempt."""
+    amounts: Amounts = NO_AMOUNTS
+    """The most that the call can take, as it was reserved."""
+    limits: tuple[tuple[bytes, bytes], ...] = ()
+    """The `x-ratelimit-*` headers of its answer."""
+    seconds: float | None = None
+    """The caller's own deadline."""
+    degraded: bool = False
+    """Admitted while the store was away: local models only."""
 
     def overhead(self, now: float) -> float:
         """Seconds of our own between the request's arrival and the answer's beginning."""
