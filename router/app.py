@@ -191,7 +191,9 @@ class App:
     def _make_admin(self) -> Handler:
         from router.admin import admin_app  # FastAPI costs 0.3 s and 30 MB: only those who administer pay
 
-        app: Handler = admin_app(self._runtime.keys, self._runtime.readiness)
+        app: Handler = admin_app(
+            self._runtime.keys, self._runtime.readiness, lambda: self._runtime.config.prices.usd_cny
+        )
         return app
 
     def _is_local(self, scope: Scope) -> bool:

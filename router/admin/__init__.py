@@ -12,6 +12,7 @@ import orjson
 
 from providers.errors import SwitchyardError, TooLarge, Unauthorized
 from router.admin.throttle import Throttle
+from router.audit import Actor
 from router.credentials import credential_of
 from router.keys import Keys
 
@@ -22,8 +23,11 @@ Send = Callable[[Message], Awaitable[None]]
 ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 Describe = Callable[[], Awaitable[tuple[bool, Mapping[str, object]]]]
 """Whether the router is ready, and what each part of it says."""
+GetRate = Callable[[], float | None]
 
 LARGEST_BODY = 1 << 20
+ACTOR = "switchyard.actor"
+"""In the scope: who was let in, for the audit log."""
 
 HEADERS = (
     (b"cache-control", b"no-store"),
@@ -33,9 +37,9 @@ HEADERS = (
 """On every answer: they hold keys once and names always."""
 
 
-def admin_app(keys: Keys, describe: Describe) -> ASGI:
-    """The door to the admin API; `describe` gives /admin/api/status its content."""
-    return Admin(keys, describe)
+def admin_app(keys: Keys, describe: Describe, rate: GetRate = lambda: None) -> ASGI:
+    """The door to the admin API; `describe` gives /admin/api/status its content, `rate` CNY for one USD."""
+    return Admin(keys, describe, rate=rate)
 
 
 class Admin:
@@ -45,9 +49,12 @@ class Admin:
     Paths arrive whole (`/admin/api/keys`). A credential in the URL is not taken here: addresses end up in logs.
     """
 
-    def __init__(self, keys: Keys, describe: Describe, throttle: Throttle | None = None) -> None:
+    def __init__(
+        self, keys: Keys, describe: Describe, throttle: Throttle | None = None, rate: GetRate = lambda: None
+    ) -> None:
         self._keys = keys
         self._describe = describe
+        self._rate = rate
         self._throttle = throttle or Throttle()
         self._app: ASGI | None = None
         self._loading = asyncio.Lock()
@@ -61,35 +68,37 @@ class Admin:
         if scope["type"] != "http":
             return
         try:
-            await self._authorise(scope)
+            actor = await self._authorise(scope)
             _measure(scope)
         except SwitchyardError as error:
             await _refuse(marked, error)
             return
-        await (await self._loaded())({**scope, "root_path": ""}, receive, marked)
+        await (await self._loaded())({**scope, "root_path": "", ACTOR: actor}, receive, marked)
 
-    async def _authorise(self, scope: Scope) -> None:
+    async def _authorise(self, scope: Scope) -> Actor:
         client = scope.get("client")
         address = str(client[0]) if client else ""
         self._throttle.admit(address)
         token = credential_of(scope["headers"])
         if token is None:
             raise Unauthorized("This is for administrators: send 'Authorization: Bearer <admin token>'.")
-        if not await self._keys.is_admin(token):
+        actor = await self._keys.admin(token, address)
+        if actor is None:
             self._throttle.failed(address)
             raise Unauthorized("Incorrect admin token provided.")
+        return actor
 
     async def _loaded(self) -> ASGI:
         async with self._loading:
             if self._app is None:
-                self._app = await asyncio.to_thread(_build, self._keys, self._describe)
+                self._app = await asyncio.to_thread(_build, self._keys, self._describe, self._rate)
         return self._app
 
 
-def _build(keys: Keys, describe: Describe) -> ASGI:
+def _build(keys: Keys, describe: Describe, rate: GetRate) -> ASGI:
     from router.admin.app import routes  # FastAPI: 0.2 s, which no model call pays for
 
-    return routes(keys, describe)
+    return routes(keys, describe, rate)
 
 
 def _measure(scope: Scope) -> None:

@@ -1,0 +1,48 @@
+"""What the routes share: who asks, optimistic versions, and descriptions in answers."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+from fastapi import Header, Path, Query, Request, Response
+from pydantic import BaseModel
+
+from providers.errors import InvalidRequest
+from router.admin import ACTOR
+from router.audit import Actor
+from router.keys import Keys, Listed, describe
+
+LONGEST_PAGE = 1000
+
+KeyRef = Annotated[str, Path(description="A key's id, or its name when only one key has it.", max_length=100)]
+TeamRef = Annotated[str, Path(description="A team's id or name.", max_length=100)]
+Limit = Annotated[int, Query(ge=1, le=LONGEST_PAGE, description="Entries on the page.")]
+Search = Annotated[str, Query(max_length=100, description="A part of the text; every character stands for itself.")]
+IfMatch = Annotated[str | None, Header(description="An ETag: refuse with 409 when it is not the present one.")]
+
+
+def acting(request: Request, keys: Keys) -> Keys:
+    """The keys as changed by who asks."""
+    return keys.acting(request.scope.get(ACTOR, Actor("admin token")))
+
+
+def sent(body: BaseModel) -> dict[str, Any]:
+    """The fields that were sent. Null counts as left out, but for what is inside `limits`."""
+    found = body.model_dump(exclude_unset=True, exclude={"version", "keys"})
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def expected(if_match: str | None) -> str | None:
+    """The etag of an If-Match header."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    text = if_match.strip()
+    if len(text) < 3 or text[0] != '"' or text[-1] != '"' or '"' in text[1:-1]:
+        raise InvalidRequest('If-Match holds one ETag in quotes: "3.k2J9xQ"', param="if-match")
+    return text[1:-1]
+
+
+def told(response: Response, listed: Listed) -> dict[str, Any]:
+    response.headers["etag"] = f'"{listed.key.etag}"'
+    return describe(listed, time.time())
