@@ -1,0 +1,168 @@
+"""Metrics of several workers, in their files: sums over all, and nothing lost with a worker that is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from router.metrics import Metrics
+from router.metrics_files import KINDS, SMALLEST
+from router.slots import Slot
+from tests.simulators.router import ROOT
+
+
+def shown(metrics: Metrics) -> dict[str, float]:
+    """Samples by name and labels, as `name{a="b"}`."""
+    found = {}
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found
+
+
+def count(metrics: Metrics, calls: int, provider: str = "cloud") -> None:
+    for _ in range(calls):
+        metrics._attempts.of(provider, "ok").inc()
+        metrics._duration.of("openai", provider).observe(0.3)
+
+
+def test_each_worker_shows_the_sum_of_all(tmp_path: Path) -> None:
+    workers = [Metrics("1.2", Slot(number, 3, tmp_path)) for number in range(3)]
+    for number, worker in enumerate(workers):
+        count(worker, number + 1)
+        worker.in_flight.inc(number)
+        worker.gauge("level", "A level.", partial(float, number), "sum")
+        worker.gauge("least", "The least.", partial(float, 5 + number), "min")
+        worker.gauge("most", "The most.", partial(float, 5 + number), "max")
+        worker.publish()
+    for worker in workers:
+        found = shown(worker)
+        assert found['switchyard_attempts_total{outcome="ok",provider="cloud"}'] == 6
+        assert found['switchyard_request_duration_seconds_count{dialect="openai",provider="cloud"}'] == 6
+        assert found['switchyard_request_duration_seconds_bucket{dialect="openai",le="0.5",provider="cloud"}'] == 6
+        assert found['switchyard_request_duration_seconds_bucket{dialect="openai",le="0.25",provider="cloud"}'] == 0
+        assert found['switchyard_request_duration_seconds_sum{dialect="openai",provider="cloud"}'] == pytest.approx(1.8)
+        assert found["switchyard_requests_in_flight"] == 3
+        assert found["switchyard_level"] == 3
+        assert found["switchyard_least"] == 5
+        assert found["switchyard_most"] == 7
+        assert found["switchyard_workers"] == 3
+        assert found['switchyard_build_info{version="1.2"}'] == 1
+        assert not any("pid" in name for name in found)
+
+
+def test_one_process_and_several_show_the_same_text(tmp_path: Path) -> None:
+    alone, worker = Metrics("1"), Metrics("1", Slot(0, 1, tmp_path))
+    for metrics in (alone, worker):
+        count(metrics, 3, 'a"b\\c\n你')
+        metrics.gauge("level", "A level.", lambda: 4.5)
+    both = [
+        {
+            line
+            for line in metrics.render().decode().splitlines()
+            if not line.startswith("#") or "attempts" in line or "level" in line
+        }
+        for metrics in (alone, worker)
+    ]
+    assert both[0] == both[1]
+    assert sorted(tmp_path.glob("*.db")) == sorted(tmp_path / f"{kind}_0.db" for kind in KINDS)
+
+
+def test_a_gauge_is_read_anew_for_each_scrape_of_its_own_worker(tmp_path: Path) -> None:
+    one, two = (Metrics("1", Slot(number, 2, tmp_path)) for number in range(2))
+    level = [1.0]
+    one.gauge("level", "A level.", lambda: level[0])
+    assert shown(one)["switchyard_level"] == 1
+    level[0] = 7
+    assert shown(one)["switchyard_level"] == 7
+    level[0] = 8
+    assert shown(two)["switchyard_level"] == 7
+    one.publish()
+    assert shown(two)["switchyard_level"] == 8
+
+
+_WORKER = """
+import sys
+from pathlib import Path
+from router.metrics import Metrics
+from router.slots import Slot
+metrics = Metrics("1", Slot(0, 2, Path(sys.argv[1])))
+metrics.in_flight.inc()
+print("ready", flush=True)
+for line in sys.stdin:
+    for _ in range(int(line)):
+        metrics._attempts.of("cloud", "ok").inc()
+    print("done", flush=True)
+    if line == "0\\n":
+        for number in range(10**9):  # it is killed while it counts and makes series
+            metrics._attempts.of("cloud", "killed").inc()
+            metrics._attempts.of(f"new{min(number // 20, 3000)}", "made").inc()
+"""
+
+
+def test_a_killed_worker_loses_nothing_and_its_successor_goes_on(tmp_path: Path) -> None:
+    from router.slots import SlotDirectory
+
+    directory = SlotDirectory(tmp_path)
+    other = Metrics("1", directory.slot(1, 2))
+    count(other, 5)
+    for turn in range(1, 4):
+        with subprocess.Popen(
+            [sys.executable, "-c", _WORKER, str(directory.path)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            assert shown(other)["switchyard_requests_in_flight"] == 1
+            for order in ("100\n", "0\n"):
+                process.stdin.write(order)
+                process.stdin.flush()
+                assert process.stdout.readline() == "done\n"
+            before = -1.0
+            for _ in range(5):
+                now = shown(other).get('switchyard_attempts_total{outcome="killed",provider="cloud"}', 0.0)
+                assert now >= before
+                before = now
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait(10)
+        directory.clear(0)
+        found = shown(other)
+        assert found['switchyard_attempts_total{outcome="ok",provider="cloud"}'] == 5 + 100 * turn
+        assert found['switchyard_attempts_total{outcome="killed",provider="cloud"}'] >= before
+        assert found["switchyard_requests_in_flight"] == 0
+        assert found["switchyard_workers"] == 1
+    directory.close()
+
+
+def test_files_grow(tmp_path: Path) -> None:
+    metrics = Metrics("1", Slot(0, 1, tmp_path))
+    first = metrics._attempts.of("provider-0", "ok")
+    for number in range(2000):
+        metrics._attempts.of(f"provider-{number}", "ok").inc()
+    first.inc()
+    assert (tmp_path / "counter_0.db").stat().st_size >= 2 * SMALLEST
+    again = Metrics("1", Slot(0, 1, tmp_path))
+    again._attempts.of("provider-1999", "ok").inc()
+    found = shown(again)
+    assert found['switchyard_attempts_total{outcome="ok",provider="provider-0"}'] == 2
+    assert found['switchyard_attempts_total{outcome="ok",provider="provider-1"}'] == 1
+    assert found['switchyard_attempts_total{outcome="ok",provider="provider-1999"}'] == 2
+    assert sum(value for name, value in found.items() if "attempts" in name) == 2002
+
+
+async def test_a_scrape(tmp_path: Path) -> None:
+    for metrics in (Metrics("1"), Metrics("1", Slot(0, 1, tmp_path))):
+        count(metrics, 2)
+        assert await metrics.scrape() == metrics.render()
