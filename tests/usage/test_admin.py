@@ -1,0 +1,182 @@
+"""Reports of the admin API, over its own door and a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
+
+import pytest
+import uvicorn
+
+from router.admin import admin_app
+from router.changes import Change
+from router.keys import Key, Keys, open_keys
+from router.recent import recent_name
+from router.store import Store
+from tests.usage.conftest import Ledger
+
+TOKEN = "an-admin-token-for-tests"
+Get = Callable[..., Coroutine[Any, Any, tuple[int, Any]]]
+
+
+@pytest.fixture
+async def keys(store: Store, tmp_path: Path) -> Keys:
+    return await open_keys(store, tmp_path, {"SWITCHYARD_ADMIN_TOKEN": TOKEN})
+
+
+@pytest.fixture
+async def get(keys: Keys) -> AsyncIterator[Get]:
+    async def describe() -> tuple[bool, dict[str, object]]:
+        return True, {}
+
+    app = admin_app(keys, describe, lambda: 7.0)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_level="error", ws="none"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(0.005)
+    port = server.servers[0].sockets[0].getsockname()[1]
+
+    def fetch(path: str, token: str) -> tuple[int, Any]:
+        request = Request(f"http://127.0.0.1:{port}{path}", headers={"authorization": f"Bearer {token}"})
+        try:
+            with urlopen(request, timeout=10) as answer:
+                status, body, kind = answer.status, answer.read(), answer.headers["content-type"]
+        except OSError as error:
+            refused = cast("Any", error)
+            with refused:
+                status, body, kind = refused.code, refused.read(), refused.headers["content-type"]
+        return status, json.loads(body) if kind == "application/json" else body.decode()
+
+    async def ask(path: str, token: str = TOKEN, **query: str) -> tuple[int, Any]:
+        return await asyncio.to_thread(fetch, path + ("?" + urlencode(query) if query else ""), token)
+
+    yield ask
+    server.should_exit = True
+    await serving
+
+
+@pytest.fixture
+async def used(store: Store, keys: Keys) -> tuple[Key, Key]:
+    """Two keys of two teams, used just now."""
+    ledger = Ledger(store)
+    found = []
+    for name, team in (("ann", "research"), ("=cmd()", "-ops")):
+        key, _ = await keys.create(Change(name=name, team=team))
+        ledger.zones[key.team] = "UTC"
+        await ledger.use(key.team, key.id, time.time(), in_=100, out=10, cost=5)
+        await ledger.use(key.team, key.id, time.time(), "kimi-k2", "kimi", in_=1, out=1, errors=1)
+        row = {"id": f"call of {name}", "time": time.time(), "key": key.id, "model": "gpt-4o"}
+        await cast("Any", store.redis).xadd(recent_name(key.team), {"r": json.dumps(row)})
+        found.append(key)
+    return found[0], found[1]
+
+
+async def test_usage(get: Get, used: tuple[Key, Key]) -> None:
+    status, answer = await get("/admin/api/usage")
+    assert status == 200
+    assert answer["group_by"] == ["team", "key", "model"]
+    assert answer["rows"] == 4
+    assert answer["total"]["calls"] == 4
+    assert answer["total"]["cost"] == "0.00001"
+    assert answer["total"]["cost_cny"] == "0.00007"
+    assert answer["data"][0] | {"key": "", "key_id": "", "team": "", "team_id": ""} == {
+        "team": "", "team_id": "", "key": "", "key_id": "", "model": "gpt-4o", "calls": 1, "errors": 0,
+        "fallbacks": 0, "aborted": 0, "estimated": 0, "unpriced": 0, "tokens_in": 100, "tokens_cached": 0,
+        "tokens_cache_write": 0, "tokens_out": 10, "tokens_reasoning": 0, "media": 0, "cost": "0.000005",
+        "cost_micro_usd": 5, "cost_cny": "0.000035",
+    }  # fmt: skip
+    _, one = await get("/admin/api/usage", key="ann", group_by="provider,day")
+    assert [row["provider"] for row in one["data"]] == ["openai", "kimi"]
+    _, team = await get("/admin/api/usage", team="research", group_by="", by="hour", since="2h")
+    assert team["by"] == "hour"
+    assert [row["calls"] for row in team["data"]] == [2]
+    _, page = await get("/admin/api/usage", limit="1", offset="3")
+    assert (len(page["data"]), page["rows"], page["total"]["calls"]) == (1, 4, 4)
+    assert page["data"][0] == answer["data"][3]
+    _, beyond = await get("/admin/api/usage", offset="9")
+    assert beyond["data"] == []
+    _, one_model = await get("/admin/api/usage", model="kimi*", provider="kimi")
+    assert one_model["total"]["errors"] == 2
+
+
+async def test_csv_holds_no_formula(get: Get, used: tuple[Key, Key]) -> None:
+    for path, query in (("/admin/api/usage.csv", {}), ("/admin/api/usage", {"format": "csv"})):
+        status, text = await get(path, **query)
+        assert status == 200
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert len(rows) == 4
+        assert {row["key"] for row in rows} == {"ann", "'=cmd()"}
+        assert {row["team"] for row in rows} == {"research", "'-ops"}
+        assert sum(int(row["calls"]) for row in rows) == 4
+
+
+REFUSED = (
+    ({"since": "99999d"}, "since"),
+    ({"since": "garbage"}, "since"),
+    ({"since": "2020-01-01"}, "since"),
+    ({"until": "2026-99-99"}, "until"),
+    ({"by": "week"}, "by"),
+    ({"by": "day", "group_by": "hour"}, "by"),
+    ({"by": "hour", "since": "400d"}, "since"),
+    ({"group_by": "owner"}, "group_by"),
+    ({"limit": "0"}, "limit"),
+    ({"limit": "1e9"}, "limit"),
+    ({"limit": "10001"}, "limit"),
+    ({"offset": "-1"}, "offset"),
+    ({"format": "xml"}, "format"),
+)
+
+
+async def test_what_makes_no_sense_is_refused(get: Get, used: object) -> None:
+    for query, param in REFUSED:
+        status, answer = await get("/admin/api/usage", **query)
+        assert (status, answer["error"]["param"]) == (400, param), (query, answer)
+
+
+async def test_unknown_teams_and_keys(get: Get, used: object) -> None:
+    for path in ("/admin/api/usage", "/admin/api/requests"):
+        assert (await get(path, team="nobody"))[0] == 404
+        assert (await get(path, key="nobody"))[0] == 404
+        assert (await get(path, key="0" * 12))[0] == 404
+        assert (await get(path, key="x" * 5000))[0] == 400
+
+
+async def test_recent_requests(get: Get, used: tuple[Key, Key]) -> None:
+    status, answer = await get("/admin/api/requests")
+    assert status == 200
+    assert [(row["key"], row["team"], row["status"]) for row in answer["data"]] == [
+        ("=cmd()", "-ops", None),
+        ("ann", "research", None),
+    ]
+    assert answer["data"][0]["age"] < 60
+    assert answer["data"][0]["model"] == "gpt-4o"
+    for query in ({"key": used[0].id}, {"team": "research"}, {"key": "ann", "status": "running"}):
+        _, some = await get("/admin/api/requests", **query)
+        assert [row["key"] for row in some["data"]] == ["ann"]
+    _, none = await get("/admin/api/requests", status="failed")
+    assert none["data"] == []
+    _, more = await get("/admin/api/requests", after=str(answer["cursor"]))
+    assert len(more["data"]) == 2
+    for query in ({"status": "bad"}, {"status": "４２９"}, {"after": "x"}, {"limit": "1001"}):
+        assert (await get("/admin/api/requests", **query))[0] == 400
+
+
+async def test_only_administrators_read_reports(get: Get, keys: Keys, used: object) -> None:
+    _, plain = await keys.create(Change(name="plain"))
+    for path in ("/admin/api/usage", "/admin/api/usage.csv", "/admin/api/requests"):
+        assert (await get(path, plain))[0] == 401
+
+
+async def test_the_document_names_everything(get: Get) -> None:
+    _, document = await get("/admin/openapi.json")
+    assert {"/admin/api/usage", "/admin/api/usage.csv", "/admin/api/requests"} <= set(document["paths"])
+    named = {one["name"] for one in document["paths"]["/admin/api/usage"]["get"]["parameters"]}
+    assert {"since", "until", "by", "group_by", "team", "key", "model", "provider", "limit", "offset"} <= named
