@@ -35,6 +35,8 @@ VERBS: Final[Mapping[str, Verb]] = {
     "providers": Verb("router.cli.providers:app", "List the providers and why one is off; try one."),
     "route": Verb("router.cli.route:route", "Show where a model name leads, and why not elsewhere."),
     "keys": Verb("router.cli.keys:app", "Create, list, show, change and revoke API keys."),
+    "usage": Verb("router.cli.usage:usage", "Show what was used, by whom, and what it cost."),
+    "logs": Verb("router.cli.logs:logs", "Show recent calls, or follow them."),
     "version": Verb("router.cli.version:version", "Print the version."),
 }
 
