@@ -1,0 +1,105 @@
+"""Where `switchyard usage` and `switchyard logs` get their reports: this machine's store, or a remote router."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode, urlsplit
+from urllib.request import Request, urlopen
+
+import typer
+
+from router.cli.common import fail, read_config
+
+if TYPE_CHECKING:
+    from router.reports import Reports
+
+UrlOption = Annotated[
+    str | None, typer.Option("--url", metavar="URL", help="A remote router, such as http://gpu:8080.")
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        envvar="SWITCHYARD_ADMIN_TOKEN",
+        show_envvar=False,
+        help="Its admin token; better in SWITCHYARD_ADMIN_TOKEN, where others on this machine do not see it.",
+    ),
+]
+TeamOption = Annotated[str | None, typer.Option("--team", metavar="TEAM", help="Only this team (name or id).")]
+KeyOption = Annotated[str | None, typer.Option("--key", metavar="KEY", help="Only this key (id, or a name of one).")]
+
+REMOTE_LIMIT: Final = 30.0
+"""Seconds for a remote report."""
+Asked = Mapping[str, str | None]
+_Result = TypeVar("_Result")
+
+
+def local(config: Path | None, work: Callable[[Reports], Awaitable[_Result]]) -> _Result:
+    """Do `work` on the reports of this machine's store. Failures end the command with their sentence."""
+    return asyncio.run(_local(config, work))
+
+
+async def _local(config: Path | None, work: Callable[[Reports], Awaitable[_Result]]) -> _Result:
+    from providers.errors import StoreUnavailable, SwitchyardError
+    from router.keys import open_keys
+    from router.reports import Reports
+    from router.store import StoreError, open_store
+
+    loaded = read_config(config)
+    data_dir = Path(loaded.data_dir)
+    try:
+        store = await open_store(loaded.redis.url.get_secret_value(), data_dir, role="command")
+        try:
+            # A command has no use for an admin token, and must not fail for a bad one.
+            environ = {name: value for name, value in os.environ.items() if name != "SWITCHYARD_ADMIN_TOKEN"}
+            keys = await open_keys(store, data_dir, environ)
+            if store.problem is not None:
+                fail(store.problem)
+            return await work(Reports(keys, lambda: loaded.prices.usd_cny))
+        finally:
+            await store.close()
+    except StoreError as error:
+        fail(str(error))
+    except SwitchyardError as error:
+        fail(error.message, 1 if isinstance(error, StoreUnavailable) or error.status in (404, 409) else 2)
+
+
+def remote(url: str, token: str | None, path: str, asked: Asked) -> bytes:
+    """The body of a GET below /admin/api. Failures end the command with the router's own sentence."""
+    if urlsplit(url).scheme not in ("http", "https"):
+        fail("--url is the router's address, such as http://gpu:8080", 2)
+    if not token:
+        fail("set SWITCHYARD_ADMIN_TOKEN to the router's admin token (or a key with the admin right)", 2)
+    base = url.rstrip("/").removesuffix("/v1")
+    query = urlencode({name: text for name, text in asked.items() if text is not None})
+    address = f"{base}/admin/api/{path}" + (f"?{query}" if query else "")
+    request = Request(address, headers={"authorization": f"Bearer {token}"})  # noqa: S310 - the scheme is checked above
+    try:
+        with urlopen(request, timeout=REMOTE_LIMIT) as answer:  # noqa: S310 - likewise
+            body: bytes = answer.read()
+            return body
+    except HTTPError as error:
+        with error:
+            fail(_told(error), 2 if error.code == 400 else 1)
+    except (OSError, ValueError) as error:  # URLError, time-outs, broken connections; an address that is none
+        reason = error.reason if isinstance(error, URLError) else error
+        fail(f"{base} cannot be reached: {reason}")
+
+
+def _told(error: HTTPError) -> str:
+    try:
+        return str(json.loads(error.read())["error"]["message"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"the router answers {error.code}"
+
+
+def plain(value: object) -> str:
+    """A cell of a table: nothing in it moves the cursor or changes the terminal."""
+    text = "-" if value is None or value == "" else str(value)
+    return "".join(char if char.isprintable() else "?" for char in text)
