@@ -72,7 +72,7 @@ async def _local(config: Path | None, work: Callable[[Reports], Awaitable[_Resul
 
 def remote(url: str, token: str | None, path: str, asked: Asked) -> bytes:
     """The body of a GET below /admin/api. Failures end the command with the router's own sentence."""
-    if urlsplit(url).scheme not in ("http", "https"):
+    if not _is_address(url):
         fail("--url is the router's address, such as http://gpu:8080", 2)
     if not token:
         fail("set SWITCHYARD_ADMIN_TOKEN to the router's admin token (or a key with the admin right)", 2)
@@ -90,6 +90,14 @@ def remote(url: str, token: str | None, path: str, asked: Asked) -> bytes:
     except (OSError, ValueError) as error:  # URLError, time-outs, broken connections; an address that is none
         reason = error.reason if isinstance(error, URLError) else error
         fail(f"{base} cannot be reached: {reason}")
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _told(error: HTTPError) -> str:

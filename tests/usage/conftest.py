@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,9 +13,14 @@ from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import pytest
+import uvicorn
 
+from router.admin import admin_app
+from router.changes import Change
+from router.keys import Keys, open_keys
 from router.limits import Limit
 from router.periods import HOUR
+from router.recent import recent_name
 from router.records import (
     TEAMS,
     Key,
@@ -29,6 +37,7 @@ from router.records import (
 from router.store import Store, open_store
 from router.usage import UsageReader, day_name, hour_name
 
+TOKEN = "an-admin-token-for-tests"
 NOON = datetime(2026, 11, 22, 12, 30, tzinfo=ZoneInfo("UTC")).timestamp()
 """The present of these tests, a Sunday."""
 
@@ -83,3 +92,41 @@ async def ledger(store: Store) -> Ledger:
 @pytest.fixture
 async def reader(store: Store) -> UsageReader:
     return UsageReader(store, clock=lambda: NOON)
+
+
+@pytest.fixture
+async def keys(store: Store, tmp_path: Path) -> Keys:
+    return await open_keys(store, tmp_path, {"SWITCHYARD_ADMIN_TOKEN": TOKEN})
+
+
+@pytest.fixture
+async def port(keys: Keys) -> AsyncIterator[int]:
+    """The admin API by its own door, on a real socket."""
+
+    async def describe() -> tuple[bool, dict[str, object]]:
+        return True, {}
+
+    app = admin_app(keys, describe, lambda: 7.0)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_level="error", ws="none"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(0.005)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await serving
+
+
+@pytest.fixture
+async def used(store: Store, keys: Keys) -> tuple[Key, Key]:
+    """Two keys of two teams, used just now."""
+    ledger = Ledger(store)
+    found = []
+    for name, team in (("ann", "research"), ("=cmd()", "-ops")):
+        key, _ = await keys.create(Change(name=name, team=team))
+        ledger.zones[key.team] = "UTC"
+        await ledger.use(key.team, key.id, time.time(), in_=100, out=10, cost=5)
+        await ledger.use(key.team, key.id, time.time(), "kimi-k2", "kimi", in_=1, out=1, errors=1)
+        row = {"id": f"call of {name}", "time": time.time(), "key": key.id, "model": "gpt-4o"}
+        await cast("Any", store.redis).xadd(recent_name(key.team), {"r": json.dumps(row)})
+        found.append(key)
+    return found[0], found[1]

@@ -6,51 +6,29 @@ import asyncio
 import csv
 import io
 import json
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable, Coroutine
+from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 import pytest
-import uvicorn
 
-from router.admin import admin_app
 from router.changes import Change
-from router.keys import Key, Keys, open_keys
-from router.recent import recent_name
-from router.store import Store
-from tests.usage.conftest import Ledger
+from router.keys import Key, Keys
+from tests.usage.conftest import TOKEN
 
-TOKEN = "an-admin-token-for-tests"
 Get = Callable[..., Coroutine[Any, Any, tuple[int, Any]]]
 
 
 @pytest.fixture
-async def keys(store: Store, tmp_path: Path) -> Keys:
-    return await open_keys(store, tmp_path, {"SWITCHYARD_ADMIN_TOKEN": TOKEN})
-
-
-@pytest.fixture
-async def get(keys: Keys) -> AsyncIterator[Get]:
-    async def describe() -> tuple[bool, dict[str, object]]:
-        return True, {}
-
-    app = admin_app(keys, describe, lambda: 7.0)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_level="error", ws="none"))
-    serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.005)
-    port = server.servers[0].sockets[0].getsockname()[1]
-
+def get(port: int) -> Get:
     def fetch(path: str, token: str) -> tuple[int, Any]:
         request = Request(f"http://127.0.0.1:{port}{path}", headers={"authorization": f"Bearer {token}"})
         try:
             with urlopen(request, timeout=10) as answer:
                 status, body, kind = answer.status, answer.read(), answer.headers["content-type"]
-        except OSError as error:
-            refused = cast("Any", error)
+        except HTTPError as refused:
             with refused:
                 status, body, kind = refused.code, refused.read(), refused.headers["content-type"]
         return status, json.loads(body) if kind == "application/json" else body.decode()
@@ -58,25 +36,7 @@ async def get(keys: Keys) -> AsyncIterator[Get]:
     async def ask(path: str, token: str = TOKEN, **query: str) -> tuple[int, Any]:
         return await asyncio.to_thread(fetch, path + ("?" + urlencode(query) if query else ""), token)
 
-    yield ask
-    server.should_exit = True
-    await serving
-
-
-@pytest.fixture
-async def used(store: Store, keys: Keys) -> tuple[Key, Key]:
-    """Two keys of two teams, used just now."""
-    ledger = Ledger(store)
-    found = []
-    for name, team in (("ann", "research"), ("=cmd()", "-ops")):
-        key, _ = await keys.create(Change(name=name, team=team))
-        ledger.zones[key.team] = "UTC"
-        await ledger.use(key.team, key.id, time.time(), in_=100, out=10, cost=5)
-        await ledger.use(key.team, key.id, time.time(), "kimi-k2", "kimi", in_=1, out=1, errors=1)
-        row = {"id": f"call of {name}", "time": time.time(), "key": key.id, "model": "gpt-4o"}
-        await cast("Any", store.redis).xadd(recent_name(key.team), {"r": json.dumps(row)})
-        found.append(key)
-    return found[0], found[1]
+    return ask
 
 
 async def test_usage(get: Get, used: tuple[Key, Key]) -> None:
