@@ -1,0 +1,240 @@
+"""Two real workers: either one shows what both counted, and a killed one takes nothing with it but itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.router.test_serve import Connections, until, workers_of
+from tests.simulators.client import OPENAI, Client
+from tests.simulators.router import RouterProcess, providers
+from tests.simulators.server import Simulator
+
+Serve = Callable[..., RouterProcess]
+CHAT = json.dumps(OPENAI.body("chat", stream=False)).encode()
+
+
+@pytest.fixture(scope="module")
+def config(cloud: Simulator, local: Simulator) -> dict[str, Any]:
+    return providers(cloud.url, local.url)
+
+
+@pytest.fixture
+def pair(serve: Serve, config: Mapping[str, Any]) -> RouterProcess:
+    """Two workers that serve. Each test has its own: those that die young are replaced later and later."""
+    router = serve(config, None, ["--workers", "2", "--no-log"])
+    until(lambda: len(told(router)) == 2)
+    return router
+
+
+def state(router: RouterProcess) -> dict[str, Any]:
+    found: dict[str, Any] = Client(router.port, router.key).request("GET", "/readyz").json
+    return found
+
+
+def told(router: RouterProcess) -> dict[str, Any]:
+    found: dict[str, Any] = state(router)["workers"]
+    return found
+
+
+def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def total(text: str, name: str, **labels: str) -> float:
+    return sum(value for (found, given), value in samples(text).items() if found == name and labels.items() <= given)
+
+
+def scrape(router: RouterProcess) -> str:
+    return Client(router.port, router.key).request("GET", "/metrics").body.decode()
+
+
+def each(both: Connections) -> list[str]:
+    """What each worker shows."""
+    found = []
+    for link in both.of.values():
+        link.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        head, _, text = link.recv(1 << 20).partition(b"\r\n\r\n")
+        size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        while len(text) < size:
+            text += link.recv(1 << 20)
+        found.append(text.decode())
+    return found
+
+
+class Scraper(threading.Thread):
+    """Scrapes all the time: no counter may go back, whichever worker answers."""
+
+    def __init__(self, router: RouterProcess) -> None:
+        super().__init__()
+        self.router = router
+        self.over = threading.Event()
+        self.back: list[str] = []
+        self.scrapes = 0
+
+    def run(self) -> None:
+        last: dict[Any, float] = {}
+        while not self.over.is_set():
+            try:
+                now = samples(scrape(self.router))
+            except OSError:
+                continue  # the worker that was to answer has just been killed
+            self.scrapes += 1
+            for name, value in last.items():
+                if name[0].endswith(("_total", "_count", "_sum", "_bucket")) and now.get(name, -1.0) < value:
+                    self.back.append(f"{name}: {value} -> {now.get(name)}")
+            last = now
+
+    def __enter__(self) -> Scraper:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.join(20)
+
+
+def both_count(both: Connections, calls: float) -> bool:
+    return [total(text, "switchyard_requests_total", model="chat") for text in each(both)] == [calls, calls]
+
+
+def more_than(found: list[int], number: int) -> bool:
+    return len(found) > number
+
+
+def kill_one(router: RouterProcess) -> int:
+    victim = min(workers_of(router))
+    seen = len(router.err)
+    os.kill(victim, signal.SIGKILL)
+    router.wait_line(f"worker {victim} ended", router.err, since=seen)
+    return victim
+
+
+def test_the_sum_of_both_and_nothing_lost_with_a_killed_one(pair: RouterProcess) -> None:
+    with Scraper(pair) as scraper:
+        made = total(scrape(pair), "switchyard_requests_total", model="chat")
+        for _ in range(3):
+            with Connections(pair) as both:
+                for _ in range(10):
+                    assert both.statuses("POST", OPENAI.path, pair.key, CHAT) == [200, 200]
+                    made += 2
+                until(partial(both_count, both, made))
+                for text in each(both):
+                    assert total(text, "switchyard_attempts_total", provider="cloud", outcome="ok") == made
+                    assert total(text, "switchyard_request_duration_seconds_count", provider="cloud") == made
+                    assert total(text, "switchyard_workers") == 2
+            kill_one(pair)
+            until(lambda: len(told(pair)) == 2)
+            assert total(scrape(pair), "switchyard_requests_total", model="chat") == made
+    assert scraper.scrapes > 10
+    assert scraper.back == []
+
+
+def test_a_worker_is_killed_under_load(pair: RouterProcess) -> None:
+    """Every call that was answered is counted, and none twice."""
+    before = total(scrape(pair), "switchyard_requests_total", status="200")
+    over = threading.Event()
+    answered: list[int] = []
+    lost: list[str] = []
+
+    def load() -> None:
+        client = Client(pair.port, pair.key)
+        while not over.is_set():
+            try:
+                answered.append(client.ask(OPENAI, "chat", stream=False).status)
+            except (OSError, AssertionError) as error:
+                lost.append(str(error))
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    with Scraper(pair) as scraper:
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(2):
+                until(partial(more_than, answered, len(answered) + 50))
+                kill_one(pair)
+                until(lambda: len(told(pair)) == 2)
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join(20)
+    assert scraper.back == []
+    good = answered.count(200)
+    until(lambda: total(scrape(pair), "switchyard_requests_in_flight") == 0)
+    counted = total(scrape(pair), "switchyard_requests_total", status="200") - before
+    # A call is counted when its answer is out: a worker may be killed between the two, in each of its running calls.
+    assert good - 2 * len(threads) <= counted <= good + len(lost)
+
+
+def test_a_gauge_is_the_sum_and_a_killed_workers_part_goes(pair: RouterProcess) -> None:
+    with Connections(pair) as both:
+        body = json.dumps(OPENAI.body("cloud/endless-slow@gauges", stream=True)).encode()
+        for link in both.of.values():
+            link.sendall(
+                f"POST {OPENAI.path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {pair.key}\r\n"
+                f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
+            assert link.recv(12) == b"HTTP/1.1 200"
+        assert total(scrape(pair), "switchyard_requests_in_flight") == 2
+        until(lambda: total(scrape(pair), "switchyard_upstream_sockets") >= 2)
+        kill_one(pair)
+        assert total(scrape(pair), "switchyard_requests_in_flight") == 1
+        until(lambda: len(told(pair)) == 2)
+        assert total(scrape(pair), "switchyard_workers") == 2
+    until(lambda: total(scrape(pair), "switchyard_requests_in_flight") == 0)
+
+
+def test_a_replaced_worker_begins_with_the_config_in_force(pair: RouterProcess, config: Mapping[str, Any]) -> None:
+    """Not with what the file holds by now: nobody has asked for that yet, or it was refused."""
+    digests = {one["config"] for one in told(pair).values()}
+    assert digests == {state(pair)["config_digest"]}
+    for text in (json.dumps({**config, "models": {}}), "nonsense: ["):
+        pair.config_path.write_text(text)
+        victim = kill_one(pair)
+        until(lambda: len(told(pair)) == 2)
+        assert {one["config"] for one in told(pair).values()} == digests
+        assert victim not in {one["pid"] for one in told(pair).values()}
+        with Connections(pair) as both:
+            assert both.statuses("POST", OPENAI.path, pair.key, CHAT) == [200, 200]
+    pair.process.send_signal(signal.SIGHUP)
+    with Connections(pair) as both:
+        until(lambda: [total(text, "switchyard_config_ok") for text in each(both)] == [0, 0])
+        assert both.statuses("POST", OPENAI.path, pair.key, CHAT) == [200, 200]
+    assert "config not reloaded" in "\n".join(pair.err)
+
+
+def test_a_reload_that_meets_a_worker_being_started_reaches_it(pair: RouterProcess, config: Mapping[str, Any]) -> None:
+    pair.write_config({**config, "models": {**config["models"], "later": {"targets": ["cloud/answer"]}}})
+    old = state(pair)["config_digest"]
+    seen = len(pair.err)
+    victim = kill_one(pair)
+    until(lambda: len(workers_of(pair) - {victim}) == 2)
+    pair.process.send_signal(signal.SIGHUP)
+    until(lambda: len(told(pair)) == 2 and old not in {one["config"] for one in told(pair).values()})
+    assert len({one["config"] for one in told(pair).values()}) == 1
+    assert sum("ended with" in line for line in pair.err[seen:]) == 1, "the signal has killed none that starts"
+
+
+def test_too_few_places_are_said(serve: Serve, config: Mapping[str, Any]) -> None:
+    rows = {**config["providers"], "local": {**config["providers"]["local"], "max_concurrency": 1}}
+    router = serve({**config, "providers": rows}, None, ["--workers", "2"])
+    assert "providers.local.max_concurrency is 1, and 2 workers have one place each" in "\n".join(router.err)
+    assert [line for line in router.err if "places" in line or "place each" in line][1:] == []
+    directory = Path(router.directory / "data" / "workers")
+    assert len(list(directory.iterdir())) == 1
+    assert router.stop() == 0
+    assert list(directory.iterdir()) == []
