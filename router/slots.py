@@ -63,6 +63,13 @@ class Slot:
     def config_copy(self) -> Path | None:
         return self.directory / "config.yaml" if self.directory is not None else None
 
+    def behind(self, data: bytes) -> bool:
+        """Whether the config in force is not the file's text `data` any more."""
+        try:
+            return self.config_copy is not None and self.config_copy.read_bytes() != data
+        except OSError:  # the parent is ending
+            return False
+
     def variable(self) -> str:
         return f"{self.number}/{self.count}/{self.directory}"
 

@@ -120,8 +120,7 @@ async def _run(
     def ready() -> None:
         say.ready()
         runtime.announce()
-        copy = runtime.slot.config_copy
-        if copy is not None and copy.read_bytes() != runtime.config.origin.data:
+        if runtime.slot.behind(runtime.config.origin.data):
             # It was changed after this worker had read it and before it could be told so.
             runtime.reload()
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router.networks import MOST_HOPS, UNKNOWN, allowed, client_address, contains, is_local, network_problem
+from tests.simulators.client import Client
+from tests.simulators.router import RouterProcess
 
 PROXIES = ("10.0.0.0/8", "fd00::/8", "127.0.0.1")
 
@@ -151,6 +154,59 @@ def test_a_network(text: str) -> None:
 )
 def test_what_is_no_network(text: str, said: str) -> None:
     assert said in (network_problem(text) or "")
+
+
+# --- at the doors of a router
+
+Serve = Callable[..., RouterProcess]
+TOKEN = "a-token-of-the-operator-0123456789"
+
+
+def status(router: RouterProcess, path: str, key: str = "", **headers: str) -> int:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Client(router.port, key).request("GET", path, headers=named).status
+
+
+def test_metrics_are_closed_to_callers_behind_a_proxy(serve: Serve) -> None:
+    """On loopback they are open, and a proxy of this machine comes from there for everybody."""
+    router = serve({"providers": {}, "fallback": []}, {"SWITCHYARD_ADMIN_TOKEN": TOKEN})
+    assert status(router, "/metrics") == 200
+    assert status(router, "/metrics", TOKEN, x_forwarded_for="203.0.113.9") == 200
+    for told in ("203.0.113.9", "127.0.0.1", "::1", "", "nonsense"):
+        assert status(router, "/metrics", x_forwarded_for=told) == 401, told
+        reply = Client(router.port, "").request("GET", "/readyz", headers={"x-forwarded-for": told})
+        assert reply.json.keys() == {"status"}, told
+    assert status(router, "/metrics", forwarded="for=203.0.113.9") == 401
+
+
+@pytest.mark.parametrize("trusted", [[], ["192.0.2.0/24"]])
+def test_wrong_tokens_are_not_spread_over_made_up_addresses(serve: Serve, trusted: list[str]) -> None:
+    """The spoof of H11: each try names another address, and the peer is no proxy of ours."""
+    router = serve(
+        {"providers": {}, "fallback": [], "server": {"trusted_proxies": trusted}}, {"SWITCHYARD_ADMIN_TOKEN": TOKEN}
+    )
+    tries = [status(router, "/admin/api/keys", "wrong", x_forwarded_for=f"203.0.113.{n}") for n in range(12)]
+    assert tries[:10] == [401] * 10
+    assert tries[-1] == 429
+
+
+def test_callers_behind_a_trusted_proxy_are_told_apart(serve: Serve) -> None:
+    router = serve(
+        {"providers": {}, "fallback": [], "server": {"trusted_proxies": ["127.0.0.0/8"]}},
+        {"SWITCHYARD_ADMIN_TOKEN": TOKEN},
+    )
+
+    def ask(told: str, key: str = "wrong") -> int:
+        return status(router, "/admin/api/keys", key, x_forwarded_for=told)
+
+    tries = [ask(f"192.0.2.{n}, 203.0.113.9") for n in range(12)]
+    assert tries[:10] == [401] * 10
+    assert tries[-1] == 429, "whatever it writes in front, the proxy names it"
+    assert ask("203.0.113.10") == 401
+    assert ask("203.0.113.10", TOKEN) == 200
+    assert ask("203.0.113.9", TOKEN) == 429
+    assert status(router, "/metrics", x_forwarded_for="203.0.113.9") == 401
+    assert status(router, "/metrics") == 200
 
 
 def test_many_addresses_cost_bounded_memory_and_little_time() -> None:

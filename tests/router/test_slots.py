@@ -166,6 +166,10 @@ def test_the_config_in_force_is_kept(tmp_path: Path) -> None:
     assert again.origin.file == str(file), "messages name the operator's file"
     assert again == first
     assert "fallback" not in repr(Config()._origin)
+    slot = directory.slot(0, 1)
+    assert not slot.behind(first.origin.data)
+    assert slot.behind(b"another")
+    assert not ALONE.behind(b"another")
     assert repr(first.origin.data) not in repr(first.origin)
     directory.close()
 
