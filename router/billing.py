@@ -14,13 +14,12 @@ from providers.errors import InvalidRequest, NotFound
 from router.http import Scope, Send, reply_json
 from router.limits import MICRO
 from router.periods import DAYS_KEPT, DaysAgo, FirstOfMonth, Span, begin, day_of, iso
-from router.records import Key, decode_team, team_name
+from router.records import Key, TeamRecord, decode_team, team_name
 from router.standing import TEAM, Standing, in_usd, standing, standing_json, tightest
 from router.usage import Dimension, Query, Team, UsageReader, parse_by, parse_group_by, team_of_record
 from router.usage_text import Rate, amounts_json, row_json
 
 if TYPE_CHECKING:
-    from router.records import TeamRecord
     from router.store import Store
 
 UNLIMITED: Final = 100_000_000
@@ -136,7 +135,8 @@ class Billing:
         async with self._usage.errors():
             raw = await self._store.run("GET", team_name(key.team))
         if raw is None:
-            raise NotFound("the key's team does not exist any more")
+            # Nobody has written the team of keys without a team yet.
+            return TeamRecord(id=key.team, name=key.team_name or key.team, created=key.created)
         return decode_team(raw)
 
     async def _tightest(self, key: Key, rate: Rate) -> Standing | None:

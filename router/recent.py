@@ -15,6 +15,7 @@ import msgspec
 
 from router.periods import iso
 from router.usage import Team, UsageReader
+from router.usage_text import money
 
 PAGE: Final = 200
 """Entries in one answer of the store."""
@@ -131,6 +132,9 @@ class RecentReader:
         }
         known.pop("key", None)
         known.pop("team", None)
+        cost = known.pop("cost", None)
+        if isinstance(cost, int):
+            known |= {"cost": money(cost), "cost_micro_usd": cost}
         if shown["status"] is None and not row.get("lost"):
             shown["age"] = round(max(0.0, self._clock() - began), 1)
         return shown | known

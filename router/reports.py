@@ -86,7 +86,7 @@ class Reports:
         ref = asked.get("team")
         if ref:
             return [team_of_record(await self._keys.teams.get(ref))]
-        return await self._usage.teams()
+        return [team_of_record(record) for record in await self._keys.teams.list()]
 
     async def _key(self, asked: Asked) -> str | None:
         # All its teams are read: it may have moved.

@@ -21,10 +21,10 @@ from typing import Any, Final, Literal, get_args
 import msgspec
 from redis.exceptions import RedisError
 
-from providers.errors import InvalidRequest, NotFound, StoreUnavailable
+from providers.errors import InvalidRequest, StoreUnavailable
 from router.patterns import Pattern
 from router.periods import HOUR, Span, hour_day, zone_of
-from router.records import TEAMS, TeamRecord, decode_team, key_name, place_name, split, team_name
+from router.records import TeamRecord, key_name, place_name, split
 from router.store import Store, explain
 
 Metric = Literal[
@@ -100,31 +100,12 @@ class Report:
 
 
 class UsageReader:
-    """Reads usage of one store. Raises `InvalidRequest`, `NotFound` and `StoreUnavailable`."""
+    """Reads usage of one store. Raises `InvalidRequest` and `StoreUnavailable`."""
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
         self.store = store
         self._turn = asyncio.Semaphore(READERS)
         self.clock = clock
-
-    async def teams(self, ref: str | None = None) -> list[Team]:
-        """All teams by name, or the one of that id or name. Raises NotFound."""
-        async with self.errors():
-            members = await self.store.run("SMEMBERS", TEAMS)
-            ids = sorted(member.decode() for member in members)
-            raws = await self._ask([("GET", team_name(team)) for team in ids])
-        teams = [team_of_record(decode_team(raw)) for raw in raws if raw is not None]
-        if ref is not None:
-            teams = [team for team in teams if team.id == ref] or [team for team in teams if team.name == ref]
-            if not teams:
-                raise NotFound(f"there is no team '{ref[:100]}'")
-        return sorted(teams, key=lambda team: (team.name, team.id))
-
-    async def team_of(self, key_id: str) -> str | None:
-        """The id of a key's team."""
-        async with self.errors():
-            raw: bytes | None = await self.store.run("GET", place_name(key_id))
-        return None if raw is None else raw.decode()
 
     async def read(self, query: Query, teams: Sequence[Team]) -> Report:
         """Sum up what these teams used."""

@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 
 from router.admin import admin_app
+from router.cabinet import Cabinet
 from router.changes import Change
 from router.keys import Keys, open_keys
 from router.limits import Limit
@@ -35,7 +36,7 @@ from router.records import (
     team_name,
 )
 from router.store import Store, open_store
-from router.usage import UsageReader, day_name, hour_name
+from router.usage import Team, UsageReader, day_name, hour_name, team_of_record
 
 TOKEN = "an-admin-token-for-tests"
 NOON = datetime(2026, 11, 22, 12, 30, tzinfo=ZoneInfo("UTC")).timestamp()
@@ -75,6 +76,11 @@ class Ledger:
 
     async def counted(self, team: str, scope: str, fields: Mapping[str, int]) -> None:
         await cast("Any", self.store.redis).hset(f"sy:{{{team}}}:n:{scope}", mapping=dict(fields))
+
+
+async def teams_of(reader: UsageReader) -> list[Team]:
+    """All teams, by name."""
+    return [team_of_record(record) for record in await Cabinet(reader.store).teams()]
 
 
 @pytest.fixture

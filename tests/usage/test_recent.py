@@ -9,7 +9,7 @@ from router import recent
 from router.recent import RecentReader, Wanted, recent_name
 from router.store import Store
 from router.usage import UsageReader
-from tests.usage.conftest import NOON, Ledger
+from tests.usage.conftest import NOON, Ledger, teams_of
 
 
 async def put(store: Store, team: str, at: float, row: dict[str, Any] | str) -> None:
@@ -35,7 +35,7 @@ async def test_start_and_end_become_one_row(store: Store, ledger: Ledger, reader
     await put(store, "default", NOON - 8, {"id": 7})
     await put(store, "default", NOON - 7, {"id": "gone", "lost": True})
     await cast("Any", store.redis).xadd(recent_name("default"), {"other": "x"}, id=f"{int(NOON - 6) * 1000}-*")
-    rows = (await RecentReader(reader).read(Wanted(), await reader.teams())).rows
+    rows = (await RecentReader(reader).read(Wanted(), await teams_of(reader))).rows
     assert [(row["id"], row["status"], row["age"]) for row in rows] == [
         ("gone", None, None),
         ("one", 502, None),
@@ -43,7 +43,8 @@ async def test_start_and_end_become_one_row(store: Store, ledger: Ledger, reader
     ]
     assert rows[1] == {
         "id": "one", "time": "2026-11-22T12:29:30Z", "team": "default", "team_id": "default", "key": "ann",
-        "key_id": "k" * 12, "status": 502, "age": None, "model": "gpt-4o", "outcome": "ok", "cost": 12,
+        "key_id": "k" * 12, "status": 502, "age": None, "model": "gpt-4o", "outcome": "ok",
+        "cost": "0.000012", "cost_micro_usd": 12,
     }  # fmt: skip
 
 
@@ -54,7 +55,7 @@ async def test_a_call_that_was_given_up_and_ended_after_all_has_ended(
     await begin(store, "default", NOON - 30, "one")
     await put(store, "default", NOON - 20, {"id": "one", "lost": True})
     await end(store, "default", NOON - 10, "one")
-    (row,) = (await RecentReader(reader).read(Wanted(), await reader.teams())).rows
+    (row,) = (await RecentReader(reader).read(Wanted(), await teams_of(reader))).rows
     assert row["status"] == 200
     assert "lost" not in row
 
@@ -67,7 +68,7 @@ async def test_filters_reach_past_the_first_page(store: Store, ledger: Ledger, r
     for number in range(recent.PAGE * 2 + 50):
         await end(store, "default", NOON - 900 + number, f"many{number}")
     await end(store, "team0001", NOON - 950, "elsewhere")
-    teams = await reader.teams()
+    teams = await teams_of(reader)
     recents = RecentReader(reader)
 
     async def ids(**wanted: Any) -> list[str]:
@@ -86,7 +87,7 @@ async def test_filters_reach_past_the_first_page(store: Store, ledger: Ledger, r
 async def test_a_follower_misses_nothing(store: Store, ledger: Ledger, reader: UsageReader) -> None:
     await ledger.team("default", "default")
     await ledger.team("team0001", "other")
-    teams = await reader.teams()
+    teams = await teams_of(reader)
     recents = RecentReader(reader)
     await end(store, "default", NOON, "first")
     seen = await recents.read(Wanted(), teams)
@@ -111,5 +112,5 @@ async def test_a_stream_of_a_thousand_entries_is_read_in_pages(
     await ledger.team("default", "default")
     for number in range(1000):
         await begin(store, "default", NOON - 1000 + number, f"call{number}")
-    found = await RecentReader(reader).read(Wanted(limit=1000), await reader.teams())
+    found = await RecentReader(reader).read(Wanted(limit=1000), await teams_of(reader))
     assert len({row["id"] for row in found.rows}) == 1000

@@ -8,13 +8,13 @@ from typing import Any, cast
 
 import pytest
 
-from providers.errors import InvalidRequest, NotFound, StoreUnavailable
+from providers.errors import InvalidRequest, StoreUnavailable
 from router import usage
 from router.periods import DaysAgo, Span, span
 from router.store import Store
 from router.usage import METRICS, Query, Report, UsageReader, day_name, parse_by, parse_group_by
 from router.usage_text import harmless, money, report_csv, row_json, to_cny
-from tests.usage.conftest import NOON, Ledger
+from tests.usage.conftest import NOON, Ledger, teams_of
 
 WEEK = Span(DaysAgo(6))
 HOUR = 3600.0
@@ -34,7 +34,7 @@ async def test_sums_by_any_grouping(ledger: Ledger, reader: UsageReader) -> None
     await ledger.use("teamteam", "k" * 12, NOON - DAY, "kimi-k2", "kimi", in_=10, out=2, cost=7, errors=1)
     await ledger.use("default", "d" * 12, NOON - DAY, in_=1, out=1, unpriced=1)
     await ledger.use("default", "d" * 12, NOON - 7 * DAY, in_=9999)  # before the week
-    teams = await reader.teams()
+    teams = await teams_of(reader)
     assert [team.name for team in teams] == ["default", "research"]
 
     by_key = shown(await reader.read(Query(WEEK, ("team", "key")), teams))
@@ -63,7 +63,7 @@ async def test_filters(ledger: Ledger, reader: UsageReader) -> None:
     await ledger.team("default", "default")
     for key, model, provider in itertools.product(("a" * 12, "b" * 12), ("gpt-4o", "gpt-4o-mini"), ("openai", "azure")):
         await ledger.use("default", key, NOON, model, provider)
-    teams = await reader.teams()
+    teams = await teams_of(reader)
 
     async def calls(**filters: Any) -> int:
         report = await reader.read(Query(WEEK, (), **filters), teams)
@@ -83,7 +83,7 @@ async def test_days_are_those_of_each_team(ledger: Ledger, reader: UsageReader) 
     late = datetime.fromisoformat("2026-11-21T17:00+00:00").timestamp()  # the 22nd in Shanghai
     for team in ("shanghai", "newyork0"):
         await ledger.use(team, "k" * 12, late)
-    teams = await reader.teams()
+    teams = await teams_of(reader)
     for by in (None, "hour"):
         report = await reader.read(Query(WEEK, ("team", "day"), cast("Any", by)), teams)
         assert [(report.names[row.group[0]], row.group[1]) for row in report.rows] == [
@@ -106,7 +106,7 @@ async def test_hours_and_days_sum_to_the_same_over_a_change_of_clocks(ledger: Le
     await ledger.team("default", "default", zone)
     for number in range(120):
         await ledger.use("default", "k" * 12, now - number * HOUR, cost=number + 1, in_=2)
-    teams = await reader.teams()
+    teams = await teams_of(reader)
     found = [await reader.read(Query(Span(DaysAgo(3)), ("day",), parse_by(by)), teams) for by in ("day", "hour")]
     assert [row.group for row in found[0].rows] == [
         ("2026-10-31",), ("2026-11-01",), ("2026-11-02",), ("2026-11-03",)
@@ -130,7 +130,7 @@ async def test_thousands_of_keys_are_read_without_searching(
     # Keys of other things, which a search would have to pass.
     await store.redis.mset({f"sy:{{default}}:key:{number:06d}": "1.aaaaaa\n{}" for number in range(5000)})
     before = await commands(store)
-    report = await reader.read(Query(WEEK, ("key",)), await reader.teams())
+    report = await reader.read(Query(WEEK, ("key",)), await teams_of(reader))
     used = {name: count - before.get(name, 0) for name, count in (await commands(store)).items()}
     assert len(report.rows) == 3000
     assert report.total[0] == 6000
@@ -139,11 +139,11 @@ async def test_thousands_of_keys_are_read_without_searching(
     assert not {"scan", "keys"} & {name for name, count in used.items() if count}
     assert used["hscan"] >= 3
     assert used.get("hgetall", 0) == 0  # 12 000 fields at once would hold the store up
-    one = await reader.read(Query(WEEK, ("key", "model"), key=keys[7]), await reader.teams())
+    one = await reader.read(Query(WEEK, ("key", "model"), key=keys[7]), await teams_of(reader))
     assert [(row.group, row.amounts[0]) for row in one.rows] == [((keys[7], "gpt-4o"), 2)]
     monkeypatch.setattr(usage, "MOST_ROWS", 100)
     with pytest.raises(InvalidRequest, match="more than 100 rows"):
-        await reader.read(Query(WEEK, ("key",)), await reader.teams())
+        await reader.read(Query(WEEK, ("key",)), await teams_of(reader))
 
 
 async def commands(store: Store) -> dict[str, int]:
@@ -171,7 +171,7 @@ async def test_a_field_told_twice_counts_once(
         return cursor, told
 
     monkeypatch.setattr(store, "run", repeating)
-    assert (await reader.read(Query(WEEK), await reader.teams())).total[0] == 5000
+    assert (await reader.read(Query(WEEK), await teams_of(reader))).total[0] == 5000
 
 
 async def test_many_teams_cost_two_round_trips_for_each_two_hundred_hashes(
@@ -180,7 +180,7 @@ async def test_many_teams_cost_two_round_trips_for_each_two_hundred_hashes(
     for number in range(20):
         await ledger.team(f"team{number:04d}", f"team {number}")
         await ledger.use(f"team{number:04d}", f"{number:012d}", NOON)
-    teams = await reader.teams()
+    teams = await teams_of(reader)
     report = await reader.read(Query(Span(DaysAgo(399)), ("team",)), teams)
     assert len(report.rows) == 20
     monkeypatch.setattr(usage, "MOST_HASHES", 1000)
@@ -194,7 +194,7 @@ async def test_what_is_not_understood_is_skipped(ledger: Ledger, store: Store, r
     odd = {"k\tm\tp\tcalls": 1, "k\tm\tp\tjoules": 7, "": 3, "calls": 1, "\udcff".encode("utf-8", "surrogateescape"): 1}
     await cast("Any", store.redis).hset(name, mapping=odd)
     await cast("Any", store.redis).hset(name, "k\tod\td\tp\tcalls", 5)
-    report = await reader.read(Query(WEEK, ("key", "model", "provider")), await reader.teams())
+    report = await reader.read(Query(WEEK, ("key", "model", "provider")), await teams_of(reader))
     assert (("k", "m", "p"), 1) in [(row.group, row.amounts[0]) for row in report.rows]
     assert (("k", "od\td", "p"), 5) in [(row.group, row.amounts[0]) for row in report.rows]
 
@@ -205,29 +205,18 @@ async def test_names_of_moved_and_lost_keys(ledger: Ledger, store: Store, reader
     await ledger.key("team0001", "m" * 12, "moved")
     await ledger.use("team0000", "m" * 12, NOON)
     await ledger.use("team0000", "l" * 12, NOON)
-    report = await reader.read(Query(WEEK, ("team", "key")), await reader.teams("old"))
+    report = await reader.read(
+        Query(WEEK, ("team", "key")), [team for team in await teams_of(reader) if team.name == "old"]
+    )
     assert {(row["team"], row["key"]) for row in shown(report)} == {("old", "moved"), ("old", "l" * 12)}
-    assert await reader.team_of("m" * 12) == "team0001"
-    assert await reader.team_of("l" * 12) is None
-
-
-async def test_teams_by_id_and_by_name(ledger: Ledger, reader: UsageReader) -> None:
-    await ledger.team("team0000", "team0001")
-    await ledger.team("team0001", "other")
-    assert [team.id for team in await reader.teams("team0001")] == ["team0001"]
-    assert [team.id for team in await reader.teams("other")] == ["team0001"]
-    with pytest.raises(NotFound):
-        await reader.teams("nobody")
 
 
 async def test_a_store_that_went_away_is_told(store: Store, ledger: Ledger, reader: UsageReader) -> None:
     await ledger.team("default", "default")
-    teams = await reader.teams()
+    teams = await teams_of(reader)
     await store.close()
     with pytest.raises(StoreUnavailable):
         await reader.read(Query(WEEK), teams)
-    with pytest.raises(StoreUnavailable):
-        await reader.teams()
 
 
 # --- text
