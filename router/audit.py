@@ -189,6 +189,8 @@ class Trail:
         """Writes the entry, then lets the change be made. Raises StoreUnavailable when it cannot be written: then
         nothing may be changed."""
         facts = {"actor": self.actor.name, "address": self.actor.address, "action": action, "target": target}
+        if before is None and after is not None:  # something new: what is empty says nothing
+            after = {name: value for name, value in after.items() if value not in (None, "", [], {})}
         number = await self.audit.append({**facts, "before": before, "after": after, "result": "accepted", "of": None})
         written = Written(number)
         try:

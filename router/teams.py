@@ -176,6 +176,10 @@ class Teams:
 
     # --- names
 
+    async def take_name(self, team: TeamRecord) -> None:
+        """For a team that comes with its id from elsewhere. Raises Conflict when another team has the name."""
+        await self._claim(team.name, team.id)
+
     async def _claim(self, name: str, team_id: str | None) -> str:
         """Take a name. The id of the team that may bear it: `team_id`, or for a new team an id that may be used."""
         place = claim_name(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 _COUNT: dict[str, Any] = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}, {"type": "null"}]}
 _MONEY: dict[str, Any] = {"anyOf": [{"type": "string", "examples": ["5usd", "30cny"]}, {"type": "null"}]}
@@ -89,8 +89,15 @@ class RotateBody(_Body):
 
 
 class IssueRow(KeyChangeBody):
-    name: str
+    """One key. What it does not say is as for all."""
+
+    name: str | None = None
     team: None = Field(None, exclude=True)
+    line: int | None = Field(None, description="Where it stands in the caller's list; problems are told with it.")
+
+
+def _row(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
 
 
 class IssueBody(KeyChangeBody):
@@ -98,7 +105,9 @@ class IssueBody(KeyChangeBody):
 
     name: None = Field(None, exclude=True)
     team: str | None = Field(None, description="The team's name or id. It is made when there is none of that name.")
-    keys: list[str | IssueRow] = Field(description="At most 1000 names, or objects with a name and more.")
+    keys: list[Annotated[IssueRow, BeforeValidator(_row)]] = Field(
+        description="At most 1000: names, or objects with a name and more."
+    )
 
 
 class TeamChangeBody(_Common):

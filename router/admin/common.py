@@ -29,7 +29,7 @@ def acting(request: Request, keys: Keys) -> Keys:
 
 def sent(body: BaseModel) -> dict[str, Any]:
     """The fields that were sent. Null counts as left out, but for what is inside `limits`."""
-    found = body.model_dump(exclude_unset=True, exclude={"version", "keys"})
+    found = body.model_dump(exclude_unset=True, exclude={"version", "keys", "line"})
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -86,10 +86,7 @@ def key_routes(keys: Keys) -> APIRouter:
             body = _issue_body(raw)
             defaults = sent(body)
             team = defaults.pop("team", team)
-            rows = [
-                Row(number, {"name": one} if isinstance(one, str) else sent(one))
-                for number, one in enumerate(body.keys, 1)
-            ]
+            rows = [Row(row.line or number, sent(row)) for number, row in enumerate(body.keys, 1)]
         issued = await issue(acting(request, keys), team, rows, defaults)
         if _CSV in request.headers.get("accept", ""):
             return Response(write_csv(issued), 201, media_type="text/csv; charset=utf-8")
