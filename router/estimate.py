@@ -16,7 +16,7 @@ import msgspec
 import orjson
 
 from providers.call import Call
-from router.prices import Price, vendor_of
+from router.prices import Price, percent_of, vendor_of
 from router.snapshot import Attempt, Target
 
 MESSAGE_TOKENS: Final = 12
@@ -79,6 +79,7 @@ def bound(call: Call, attempts: Sequence[Attempt], price: Callable[[Target], Pri
     """What `attempts`, tried in this order until one answers, can take: an attempt that failed after the provider
     took it may be billed for its prompt, so those before the one that answers count with theirs."""
     text = _text_bound(call)
+    percent = percent_of(call.raw.get("service_tier"))
     most = longest = tokens = cost = before_tokens = before_cost = 0
     unpriced = False
     costs: list[int | None] = []
@@ -94,10 +95,10 @@ def bound(call: Call, attempts: Sequence[Attempt], price: Callable[[Target], Pri
             costs.append(None)
             cost = max(cost, before_cost)
             continue
-        own = known.bound(prompt, output)
+        own = -(-known.bound(prompt, output) * percent // 100)
         costs.append(own)
         cost = max(cost, before_cost + own)
-        before_cost += known.bound(prompt, 0) if own else 0
+        before_cost += -(-known.bound(prompt, 0) * percent // 100)
     return Bound(most, longest, tokens, cost, unpriced, tuple(costs))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import date
 from functools import lru_cache
@@ -16,6 +17,7 @@ from router.config_check import KeyOf, place_of, read_text, validate
 from router.config_yaml import KeyPath, read
 
 PACKAGE: Final = Path(__file__).resolve().parent
+_SPAN: Final = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]-(?:(?:[01][0-9]|2[0-3]):[0-5][0-9]|24:00)")
 
 
 def _day(value: str) -> str:
@@ -61,6 +63,20 @@ class TierRow(RateRow):
     output_above: Annotated[Int, Field(ge=0)] = 0
 
 
+def _span(value: str) -> str:
+    if _SPAN.fullmatch(value) and value[:5] < value[6:]:
+        return value
+    raise PydanticCustomError("span", 'must be hours of a day in UTC such as "01:00-04:00"')
+
+
+class OffPeakRow(Settings):
+    """A vendor that is cheaper outside its peak hours."""
+
+    percent: Annotated[Int, Field(ge=1, le=100)]
+    peak: Annotated[tuple[Annotated[str, AfterValidator(_span)], ...], Field(strict=False, min_length=1)]
+    weekends: Literal["off", "peak"] = "peak"
+
+
 class PriceRow(RateRow):
     """The price of one model, or of all whose names fit a pattern."""
 
@@ -69,6 +85,7 @@ class PriceRow(RateRow):
     image_tokens: Annotated[Int, Field(ge=0)] = 0
     call: Amount = 0
     tiers: Annotated[tuple[TierRow, ...], Field(strict=False)] = ()
+    off_peak: OffPeakRow | None = None
     from_: Annotated[Day | None, Field(alias="from")] = None
     until: Day | None = None
     max_output: Annotated[Int, Field(ge=1)] | None = None

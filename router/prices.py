@@ -16,15 +16,17 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec.structs import replace
 
 from providers.events import Usage
 from router import price_data
 from router.config import Config
 from router.patterns import Pattern
-from router.price_file import Group, PriceRow, RateRow, TierRow, groups_of
+from router.price_file import Group, OffPeakRow, PriceRow, RateRow, TierRow, groups_of
 from router.provider import Provider
 
 MILLION: Final = 1_000_000
+DAY: Final = 86_400
 CACHE: Final = 4096
 """Names come from callers, so the number of remembered ones is bounded."""
 
@@ -121,6 +123,33 @@ def _dearest(price: Price, rates: Rates, prompt: int, output: int) -> int:
 FREE: Final = Price(source="local")
 """What runs on machines of one's own."""
 
+SURCHARGE: Final[Mapping[str, int]] = {"priority": 250, "fast": 250, "ultrafast": 600}
+"""Percent of the price that a call pays which asks for a `service_tier`: the dearest that OpenAI's page has for any
+model (priority is 1.75 to 2.5 times the standard price, ultrafast 6 times). Cheaper tiers are not discounted."""
+
+
+def percent_of(service_tier: object) -> int:
+    """Percent of the standard price for a call with this `service_tier`."""
+    return SURCHARGE.get(service_tier, 100) if isinstance(service_tier, str) else 100
+
+
+@dataclass(frozen=True, slots=True)
+class OffPeak:
+    """When a lower price holds: outside `peak` (seconds of a UTC day), and at weekends where those are off-peak."""
+
+    price: Price
+    peak: tuple[tuple[int, int], ...]
+    weekends: bool
+
+    def at(self, now: float) -> tuple[float, float, bool]:
+        """From when until when the answer holds (Unix seconds), and whether the lower price does."""
+        midnight = now // DAY * DAY
+        edges = [midnight, midnight + DAY, *(midnight + edge for span in self.peak for edge in span)]
+        second = now - midnight
+        weekday = (int(now // DAY) + 3) % 7  # 1970-01-01 was a Thursday
+        busy = any(start <= second < end for start, end in self.peak) and not (self.weekends and weekday >= 5)
+        return max(edge for edge in edges if edge <= now), min(edge for edge in edges if edge > now), not busy
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -135,6 +164,7 @@ class Entry:
     price: Price
     own: bool
     currency: str
+    off_peak: OffPeak | None = None
 
     def fits(self, provider: Provider, vendor: str, host: str, model: str) -> bool:
         if self.vendor != vendor if self.provider is None else self.provider != provider.name:
@@ -212,7 +242,10 @@ class Prices:
             if entry.begins <= now < entry.ends and (best is None or entry.rank > best.rank):
                 best = entry
         if best is not None:
-            return begins, ends, best.price
+            if best.off_peak is None:
+                return begins, ends, best.price
+            starts, stops, low = best.off_peak.at(now)
+            return max(begins, starts), min(ends, stops), best.off_peak.price if low else best.price
         return begins, ends, FREE if provider.local else _from_litellm(provider, vendor, host, name)
 
 
@@ -294,6 +327,7 @@ def _entries(group: Group, own: bool, name: str, row: PriceRow, usd_cny: Decimal
             price=price,
             own=own,
             currency=group.currency,
+            off_peak=_off_peak(row.off_peak, price),
         )
         for one in (name, *row.also)
     ]
@@ -304,6 +338,26 @@ def _tier(tier: TierRow, row: PriceRow, divisor: Decimal) -> Tier:
     if tier.output is None:
         rates["output"] = _micro(row.output, divisor) or 0
     return Tier(above=tier.above, output_above=tier.output_above, **rates)
+
+
+def _off_peak(row: OffPeakRow | None, price: Price) -> OffPeak | None:
+    if row is None:
+        return None
+    spans = tuple((_second(span[:5]), _second(span[6:])) for span in row.peak)
+    low = {name: _share(getattr(price, name), row.percent) for name in (*Rates.__struct_fields__, "image", "call")}
+    tiers = tuple(
+        replace(tier, **{name: _share(getattr(tier, name), row.percent) for name in Rates.__struct_fields__})
+        for tier in price.tiers
+    )
+    return OffPeak(replace(price, **low, tiers=tiers), spans, row.weekends == "off")
+
+
+def _share(amount: int | None, percent: int) -> int | None:
+    return None if amount is None else -(-amount * percent // 100)
+
+
+def _second(clock: str) -> int:
+    return int(clock[:2]) * 3600 + int(clock[3:]) * 60
 
 
 def _rates(row: RateRow, divisor: Decimal) -> dict[str, int]:

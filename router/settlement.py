@@ -16,7 +16,8 @@ Every attempt of a call is charged by its own row; the bill is their sum. Counte
 `estimate.prompt_estimate` sees it, and the characters of content that came (`estimate.text_tokens`). The text of a
 provider's error is no content. Cached, cache-written and reasoning tokens cost their own prices as parts of input and
 output; cached tokens beyond the input are ignored, reasoning beyond the output was counted apart and is added. Images
-are charged by number where the price list says so.
+are charged by number where the price list says so. A call that asked for a dearer `service_tier` pays what
+`prices.SURCHARGE` says.
 
 Absurd: an input beyond INPUT_FACTOR times the prompt's bound plus INPUT_SLACK (providers add prompts and search
 results of their own), an output beyond OUTPUT_FACTOR times the output's bound plus OUTPUT_SLACK, and an output of
@@ -37,7 +38,7 @@ from providers.call import Call
 from providers.events import Usage
 from providers.wire import Meter
 from router.estimate import output_bound, prompt_bound, prompt_estimate, text_tokens
-from router.prices import Price
+from router.prices import Price, percent_of
 from router.snapshot import Attempt, Target
 from router.trace import AttemptRecord, Trace
 
@@ -189,7 +190,8 @@ def _part(call: Call, trace: Trace, record: AttemptRecord, price: PriceOf) -> Pa
         known = price(Target(record.target.provider, meter.model))  # an endpoint of Ark names its model only now
     usage, exact = _usage(call, trace, record, meter, known, winner and _complete(trace, record))
     images = meter.images
-    cost = known.cost(usage, images) if known is not None else 0
+    percent = percent_of(call.raw.get("service_tier"))
+    cost = -(-known.cost(usage, images) * percent // 100) if known is not None else 0
     return Part(record.target, usage, images, cost, known is None, exact)
 
 
