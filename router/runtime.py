@@ -405,7 +405,7 @@ class Runtime:
         gauge("log_lines_dropped", "Request log lines that the sink did not take.", lambda: self.log.dropped)
         gauge(
             "config_ok", "1 when the config in force is the file's, 0 when a reload was refused.",
-            lambda: 0.0 if self.config_problem else 1.0,
+            lambda: 0.0 if self.config_problem else 1.0, "min",
         )  # fmt: skip
         gauge("queued_calls", "Calls that wait for a place at a provider.", lambda: sum(self.engine.queued().values()))
 

@@ -85,6 +85,7 @@ def settings_of(model: type[BaseModel], prefix: str) -> list[str]:
     names = {
         "providers": "providers.NAME", "models": "models.NAME",
         "server.listen": "server.listen[]", "models.NAME.targets": "models.NAME.targets[]",
+        "providers.NAME.model_limits": "providers.NAME.model_limits.MODEL",
     }  # fmt: skip
     out = []
     for name, field in model.model_fields.items():
