@@ -19,12 +19,11 @@ from redis.exceptions import ResponseError
 from router.pipe import pack
 from router.store import Store
 
-__all__ = ["Library", "call", "fcall", "library", "load", "name", "not_found"]
+__all__ = ["Library", "call", "exists", "fcall", "library", "load", "name", "not_found"]
 
 _MARK: Final = "@VERSION@"
 _NOT_FOUND: Final = ("ERR Function not found", "Function not found")
 """Both servers' words; the client cuts the first one off. There is no code for it."""
-_EXISTS: Final = "already exists"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +68,17 @@ def not_found(error: ResponseError) -> bool:
     return str(error).startswith(_NOT_FOUND)
 
 
+def exists(error: ResponseError) -> bool:
+    """Whether `FUNCTION LOAD` was refused only because another router loaded the same library."""
+    return "already exists" in str(error)
+
+
 async def load(store: Store, text: Library | None = None) -> None:
     """Put the library on every primary of the store. Raises the client's `RedisError` or `OSError`."""
     wanted = text or library()
     for reply in await store.everywhere("FUNCTION", "LOAD", wanted.code):
         if isinstance(reply, ResponseError):
-            if _EXISTS not in str(reply):
+            if not exists(reply):
                 raise reply
         elif isinstance(reply, BaseException):
             raise reply

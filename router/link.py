@@ -27,7 +27,7 @@ from router.store import Store, explain, where
 
 __all__ = ["Links", "NotSent", "Refused", "Unanswered", "pack"]
 
-FOLLOW_PACE = 1.0
+FOLLOW_PACE = 0.5
 """Seconds between two questions to the Sentinels while all is well."""
 MOST_TRIES: Final = 16
 """Redirections and loads for one question: a bound for servers that contradict each other."""

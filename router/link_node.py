@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from redis.exceptions import RedisError
 
 from providers.errors import StoreUnavailable
-from router.functions import Library, not_found
+from router.functions import Library, exists, not_found
 from router.nodes import NotPrimary
 from router.pipe import Login, Pipe, Place, Question, Refused, connect, pack
 from router.store import explain
@@ -99,6 +99,8 @@ class Node:
         self._mender: asyncio.Task[None] | None = None
         self._ever = False
         self._doubtful = False
+        self._met: str | None = None
+        """What the last attempt met."""
         self.closed = False
         self._mend()
 
@@ -153,9 +155,11 @@ class Node:
             self._guide.refresh()
             self._guide.again(question, AGAIN_PAUSE)
             return
-        elif not_found(error) and question.tries < MOST_LOADS:
+        elif not_found(error) and question.tries < MOST_LOADS and pipe.load_refused is None:
             self._load(pipe)
         else:
+            if not_found(error) and pipe.load_refused is not None:
+                error = pipe.load_refused
             if not question.future.done():
                 question.future.set_exception(error)
             return
@@ -196,9 +200,16 @@ class Node:
 
         def loaded(_: asyncio.Future[Any]) -> None:
             pipe.loads -= 1
-            future.exception()  # "already exists", or something that the repeated question meets as well
+            refused = future.exception()
+            if isinstance(refused, Refused) and not exists(refused):
+                pipe.load_refused = refused  # the repeated question, which comes next, is told
+                self._loop.call_later(AGAIN_PAUSE, self._forgive, pipe)
 
         future.add_done_callback(loaded)
+
+    @staticmethod
+    def _forgive(pipe: Pipe) -> None:
+        pipe.load_refused = None
 
     # --- mending
 
@@ -214,7 +225,7 @@ class Node:
     def _impatient(self) -> None:
         self._patience = None
         if self.pipe is None:
-            self._down(explain(self._name, TimeoutError()))
+            self._down(self._met or explain(self._name, TimeoutError()))
 
     def _down(self, problem: str) -> None:
         self.problem = problem
@@ -230,11 +241,12 @@ class Node:
                 break
             except (OSError, RedisError, TimeoutError, ValueError) as error:
                 problem = str(error) if isinstance(error, NotPrimary) else explain(self._name, error)
+                self._met = problem
                 if self.problem is not None and self.problem != problem:
                     self._down(problem)
             pause = random.uniform(*PROBE_PACE) if self.problem is not None else RECONNECT_PAUSE  # noqa: S311 - jitter
             await asyncio.sleep(pause)
-        self._mender = None
+        self._mender = self._met = None
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None

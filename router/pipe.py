@@ -124,6 +124,8 @@ class Pipe(asyncio.Protocol):
         self._retired = False
         self.loads = 0
         """Libraries on their way to the server: what follows them in this pipe finds them."""
+        self.load_refused: Refused | None = None
+        """Why the server did not take the library a moment ago."""
 
     # --- asking
 

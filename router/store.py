@@ -41,7 +41,7 @@ from redis.exceptions import TimeoutError as NoAnswer
 
 from router.embedded import Embedded, InUse, Role, StoreError, ping
 from router.nodes import NotPrimary, Servers, primary, read, socket_server, view
-from router.pipe import Refused
+from router.pipe import Place, Refused, connect, pack
 
 __all__ = ["InUse", "Store", "StoreError", "explain", "open_store", "where"]
 
@@ -96,6 +96,8 @@ class Store:
         self._embedded = embedded
         self._owned = owned
         self._witnesses: list[Callable[[], str | None]] = []
+        self._known: tuple[Place, ...] = ()
+        """A Cluster's nodes: whom to ask first."""
         self._gates: list[Callable[[], Awaitable[str | None]]] = []
         self._examined = False
         self._watcher: asyncio.Task[None] | None = None
@@ -142,22 +144,37 @@ class Store:
         return list(await pipeline.execute())
 
     async def everywhere(self, *command: bytes | str | int) -> list[Any]:
-        """One command at every primary: each one's answer, or the error that it answered with."""
-        if self.servers.kind != "cluster":
-            try:
-                return [await self.run(*command)]
-            except ResponseError as error:
-                return [error]
-        cluster = cast("RedisCluster", cast("object", self.redis))
-        await cluster.initialize()
+        """One command at every primary: each one's answer (as it came) or `Refused`. Raises `RedisError`, `OSError`."""
+        login = self.servers.login
 
-        async def ask(node: ClusterNode) -> Any:
-            try:
-                return await node.execute_command(*command)
-            except ResponseError as error:
-                return error
+        async def ask(place: Place) -> Any:
+            async with asyncio.timeout(CONNECT_LIMIT):
+                pipe, (reply,) = await connect(place, login, pack(*command))
+            pipe.abort()
+            return reply
 
-        return list(await asyncio.gather(*(ask(node) for node in cluster.get_primaries())))
+        return list(await asyncio.gather(*(ask(place) for place in await self._primaries())))
+
+    async def _primaries(self) -> tuple[Place, ...]:
+        seeds = self.servers.seeds
+        if self.servers.kind == "single":
+            return seeds
+        if self.servers.kind == "sentinel":
+            return (await primary(self.servers, list(seeds)),)
+        met: Exception | None = None
+        for place in self._known or seeds:
+            try:
+                told = await view(place, self.servers.login)
+            except (OSError, TimeoutError, RedisError) as error:
+                met = met if isinstance(met, Refused) else error
+                continue
+            if not told.ok:
+                raise Refused("CLUSTERDOWN")
+            found = tuple(dict.fromkeys(part.primary for part in told.parts))
+            # Asked next time where the answer came from: an address in redis.url may have left the Cluster.
+            self._known = tuple(dict.fromkeys([place, *found, *seeds]))
+            return found
+        raise met or OSError()
 
     def add_gate(self, gate: Callable[[], Awaitable[str | None]]) -> None:
         """A check that runs whenever the store comes (back) up, before it counts as ready; it returns a problem or
@@ -179,7 +196,11 @@ class Store:
         """Ask the store now: None when it can be used, else what is wrong. Bounded; never raises."""
         try:
             async with asyncio.timeout(ANSWER_LIMIT if self._examined else CONNECT_LIMIT):
-                problem = await (self._look() if self._examined else self._examine())
+                problem = None
+                if self._examined:
+                    await self._look()
+                else:
+                    problem = await self._examine()
                 self._examined = problem is None
             problem = problem or next((told for look in self._witnesses if (told := look())), None)
         except TimeoutError:
@@ -187,7 +208,7 @@ class Store:
         except NotPrimary as error:
             problem, self._examined = str(error), False
         except (RedisError, OSError) as error:
-            problem, self._examined = explain(self.name, error), False
+            problem, self._examined = self._explain(error), False
         self._say(problem)
         return self.problem
 
@@ -206,34 +227,33 @@ class Store:
             await asyncio.wait([self._watcher])
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             await self.redis.aclose()
-            if (pool := getattr(self.redis, "connection_pool", None)) is not None:  # a Cluster has one per node
-                await pool.disconnect()
+            if self.servers.kind != "cluster":  # a Cluster has a pool per node, and has closed them
+                await self.redis.connection_pool.disconnect()
+        if self.servers.kind == "sentinel":
+            for watching in cast("Any", self.redis.connection_pool).sentinel_manager.sentinels:
+                with contextlib.suppress(RedisError, OSError, TimeoutError):
+                    await watching.aclose()
         if self._embedded is not None and self._owned:
             await self._embedded.stop()
 
     # --- looking after it
 
-    async def _look(self) -> str | None:
+    async def _look(self) -> None:
         """Whether it answers. Raises what `ready` tells."""
         if self.servers.kind == "cluster":
-            return await self._cluster_problem()
-        await cast("Awaitable[object]", self.redis.ping())
-        return None
+            await self._primaries()
+        else:
+            await cast("Awaitable[object]", self.redis.ping())
 
-    async def _cluster_problem(self) -> str | None:
-        missing: Exception | None = None
-        for place in self.servers.seeds:
-            try:
-                told = await view(place, self.servers.login)
-            except Refused as error:
-                if error.word == "ERR":
-                    return f"{place} is no Cluster: write redis.url as redis://{place}/0"
-                missing = error
-            except (OSError, TimeoutError, RedisError) as error:
-                missing = error
-            else:
-                return None if told.ok else f"{where(self.name)} is a cluster that is down"
-        return explain(self.name, missing or OSError())
+    def _explain(self, error: Exception) -> str:
+        if self.servers.kind == "cluster" and isinstance(error, Refused) and error.word == "ERR":
+            place = self.servers.seeds[0]
+            return f"{place} is no Cluster: write redis.url as {self._scheme}://{place}/0"
+        return explain(self.name, error)
+
+    @property
+    def _scheme(self) -> str:
+        return "rediss" if self.servers.login.tls else "redis"
 
     def _say(self, problem: str | None) -> None:
         """Set `problem`, with one line in the log when it comes and one when it goes."""
@@ -272,13 +292,11 @@ class Store:
 
     async def _examine(self) -> str | None:
         """First contact: the kind of server, version and settings, then the gates."""
-        if self.servers.kind == "sentinel":
-            await primary(self.servers, list(self.servers.seeds))
-        elif self.servers.kind == "cluster" and (problem := await self._cluster_problem()):
-            return problem
+        if self.servers.kind == "cluster":
+            await self.redis.aclose()  # it opens again by itself, and then knows who is a primary now
         warnings: list[str] = []
         for text in await self.everywhere("INFO", "everything"):
-            if isinstance(text, BaseException):
+            if isinstance(text, Refused):
                 raise text
             facts = _facts(text)
             if problem := self._unfit(facts):
@@ -296,7 +314,7 @@ class Store:
     def _unfit(self, facts: Mapping[str, str]) -> str | None:
         mode = facts.get("server_mode") or facts.get("redis_mode")
         place = self.servers.seeds[0]
-        scheme = "rediss" if self.servers.login.tls else "redis"
+        scheme = self._scheme
         if self.servers.kind == "single" and mode == "cluster":
             return f"{where(self.name)} is a node of a Cluster: write redis.url as {scheme}+cluster://{place}"
         if self.servers.kind == "single" and mode == "sentinel":
@@ -324,10 +342,8 @@ class Store:
         return warnings
 
 
-def _facts(text: bytes | Mapping[str, Any]) -> dict[str, str]:
-    """INFO's lines; redis-py has already read them where it asked itself."""
-    if isinstance(text, Mapping):
-        return {name: str(value) for name, value in text.items()}
+def _facts(text: bytes) -> dict[str, str]:
+    """INFO's lines."""
     pairs = (line.partition(":") for line in text.decode(errors="replace").splitlines())
     return {name: value for name, colon, value in pairs if colon}
 
@@ -404,6 +420,8 @@ def _client(servers: Servers) -> Redis:
     if servers.kind == "single":
         return Redis(connection_pool=ConnectionPool(**settings, max_connections=32))
     tls = settings.pop("connection_class", None) is SSLConnection
+    for name in ("retry_on_timeout", "retry_on_error"):  # no retries here, and it warns of the words
+        settings.pop(name)
     if servers.kind == "sentinel":
         settings["ssl"] = tls
         login = servers.sentinel_login
@@ -412,8 +430,7 @@ def _client(servers: Servers) -> Redis:
         places = [(place.host, place.port) for place in servers.seeds]
         sentinel = cast("Callable[..., Any]", Sentinel)(places, sentinel_kwargs=watching, **settings)
         return cast("Redis", sentinel.master_for(servers.service))
-    for name in ("db", "retry_on_timeout", "retry_on_error"):
-        settings.pop(name, None)
+    settings.pop("db", None)
     nodes = [ClusterNode(place.host, place.port) for place in servers.seeds]
     return cast("Redis", RedisCluster(startup_nodes=nodes, ssl=tls, **settings))
 

@@ -1,0 +1,114 @@
+"""Stores that are real servers, a small function library, and links to them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from providers.errors import StoreUnavailable
+from router.functions import Library, load
+from router.link import Links, pack
+from router.store import Store, open_store
+from tests.simulators.stores import Server
+
+LIBRARY = Library.of(
+    b"""#!lua name=switchyard_@VERSION@
+redis.register_function('add_@VERSION@', function(keys, arguments)
+  return redis.call('INCRBY', keys[1], arguments[1])
+end)
+redis.register_function('echo_@VERSION@', function(keys, arguments) return arguments[1] end)
+"""
+)
+
+Open = Callable[[str], Awaitable[tuple[Store, Links]]]
+
+
+def add(tag: str, name: str = "n") -> bytes:
+    """Counts one; not idempotent, so that a repetition shows."""
+    return pack("FCALL", LIBRARY.name("add"), 1, f"sy:{{{tag}}}:{name}", 1)
+
+
+def echo(tag: str, text: object) -> bytes:
+    return pack("FCALL", LIBRARY.name("echo"), 1, f"sy:{{{tag}}}:n", str(text))
+
+
+async def until(true: Callable[[], object], seconds: float = 15.0) -> float:
+    """Wait; how long it took."""
+    began = time.monotonic()
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110 - waits for other processes
+            await asyncio.sleep(0.005)
+    return time.monotonic() - began
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    with Server(tmp_path / "server", {"appendonly": "yes"}, valkey=request.param == "valkey") as running:
+        yield running
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[Server]:
+    with Server(tmp_path / "server", {"appendonly": "yes"}) as running:
+        yield running
+
+
+@pytest.fixture
+async def connected(tmp_path: Path) -> AsyncIterator[Open]:
+    """connected(url): the watched store and links that are up."""
+    async with AsyncExitStack() as opened:
+
+        async def connect(url: str) -> tuple[Store, Links]:
+            store = await open_store(url, tmp_path / "data")
+            opened.push_async_callback(store.close)
+            links = Links(store, LIBRARY)
+            opened.push_async_callback(links.close)
+            await until(lambda: links.up and store.problem is None)
+            await load(store, LIBRARY)
+            return store, links
+
+        yield connect
+
+
+class Load:
+    """Callers that ask without a pause, and what became of it."""
+
+    def __init__(self, links: Links, command: Callable[[int], tuple[str, bytes]], callers: int = 16) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.slowest = 0.0
+        self.answered_at = 0.0
+        """When the last answer came (monotonic)."""
+        self.refused: list[tuple[float, float]] = []
+        """(when, after how many seconds)"""
+        self._links = links
+        self._command = command
+        self._callers = callers
+        self._ends = False
+
+    async def __aenter__(self) -> Load:
+        self._tasks = [asyncio.create_task(self._ask(number)) for number in range(self._callers)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ends = True
+        await asyncio.gather(*self._tasks)
+
+    async def _ask(self, number: int) -> None:
+        while not self._ends:
+            began = time.monotonic()
+            try:
+                await self._links.ask(*self._command(number))
+                outcome = "answered"
+                self.answered_at = time.monotonic()
+            except StoreUnavailable as error:
+                outcome = type(error).__name__
+                self.refused.append((began, time.monotonic() - began))
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            self.outcomes[outcome] += 1
+            await asyncio.sleep(0.001)
