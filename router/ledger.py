@@ -200,9 +200,8 @@ class Ledger:
         """A bill as the store's functions take it."""
         known = hold.known
         usage = f"{known.key.id}\t" if known is not None and bill.metrics else ""
-        return pack_value(
-            [bill.requests, bill.tokens, bill.cost, usage, list(bill.metrics), hold.hour, hold.day, bill.row]
-        )
+        row = bill.row.decode()  # as text: the store's unpacker knows no binary
+        return pack_value([bill.requests, bill.tokens, bill.cost, usage, list(bill.metrics), hold.hour, hold.day, row])
 
     async def close(self) -> None:
         """Write what is left, refuse who still waits, drop the connections. What the store did not take stays in the
