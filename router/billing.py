@@ -10,7 +10,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
-from providers.errors import InvalidRequest, NotFound
+from providers.errors import InvalidRequest
 from router.http import Scope, Send, reply_json
 from router.limits import MICRO
 from router.periods import DAYS_KEPT, DaysAgo, FirstOfMonth, Span, begin, day_of, iso
@@ -27,6 +27,7 @@ UNLIMITED: Final = 100_000_000
 OWN: Final[tuple[Dimension, ...]] = ("model", "provider", "hour", "day")
 MOST_OWN_ROWS: Final = 5000
 _USAGE_PARAMETERS: Final = frozenset({"days", "group_by", "by", "key"})
+"""`key` is a credential, as in Gemini's addresses: no parameter names somebody else's key."""
 
 PATHS: Final[Mapping[str, str]] = {
     f"{root}{path}": op
@@ -65,9 +66,6 @@ class Billing:
             raise InvalidRequest(
                 f"there is no parameter '{unknown[0][:50]}': days, group_by and by are", param=unknown[0][:50]
             )
-        if asked.get("key", key.id) != key.id:
-            # In the words for a key that does not exist: nobody learns which ids do.
-            raise NotFound("there is no such key")
         days = _days(asked.get("days"))
         group_by = parse_group_by(asked.get("group_by"), OWN)
         query = Query(Span(DaysAgo(days - 1)), group_by or ("model",), parse_by(asked.get("by")), key.id)

@@ -132,9 +132,10 @@ class RecentReader:
         }
         known.pop("key", None)
         known.pop("team", None)
-        cost = known.pop("cost", None)
-        if isinstance(cost, int):
-            known |= {"cost": money(cost), "cost_micro_usd": cost}
+        if "cost" in known:
+            cost = known["cost"]
+            known["cost"] = money(cost) if isinstance(cost, int) else None
+            known["cost_micro_usd"] = cost
         if shown["status"] is None and not row.get("lost"):
             shown["age"] = round(max(0.0, self._clock() - began), 1)
         return shown | known
