@@ -195,8 +195,9 @@ async def _supervise(
         except StoreError as bad:
             say.line(f"switchyard: {bad}", err=True)
             return 1
-        except OSError as bad:
-            say.line(f"switchyard: the workers cannot be started: {bad}", err=True)
+        except OSError as bad:  # the directory cannot be made, or no process
+            place = f" in data_dir {runtime.data_dir}" if bad.filename is not None else ""
+            say.line(f"switchyard: the workers cannot be started{place}: {bad.strerror}", err=True)
             return 1
     return 0
 

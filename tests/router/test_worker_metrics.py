@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.router.test_serve import Connections, until, workers_of
+from tests.router.test_serve import Connections, failed, until, workers_of
 from tests.simulators.client import OPENAI, Client
 from tests.simulators.router import RouterProcess, providers
-from tests.simulators.server import Simulator
+from tests.simulators.server import Simulator, free_port
 
 Serve = Callable[..., RouterProcess]
 CHAT = json.dumps(OPENAI.body("chat", stream=False)).encode()
@@ -238,3 +238,13 @@ def test_too_few_places_are_said(serve: Serve, config: Mapping[str, Any]) -> Non
     assert len(list(directory.iterdir())) == 1
     assert router.stop() == 0
     assert list(directory.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "workers").write_text("in the way")
+    listen = {"listen": [{"host": "127.0.0.1", "port": free_port()}]}
+    code, said = failed(tmp_path, {"server": listen, "data_dir": str(data), "providers": {}}, None, "--workers", "2")
+    assert code == 1
+    assert f"the workers cannot be started in data_dir {data}: File exists" in said
