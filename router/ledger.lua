@@ -175,9 +175,11 @@ local function charge(prefix, checks, held, second, used, before)
       -- Back to the second in which it was taken, while that still counts.
       local difference = held and actual - amount or actual
       local name = int(second)
-      if difference ~= 0 and redis.call('HEXISTS', key, name) == 1 then
-        redis.call('HINCRBY', key, name, int(difference))
-        redis.call('HINCRBY', key, 's', int(difference))
+      local taken = difference ~= 0 and redis.call('HGET', key, name)
+      if taken then
+        difference = math.max(difference, -count(taken)) -- less is left where the clock stepped back
+        add(key, name, difference)
+        add(key, 's', difference)
       end
     end
   end
@@ -239,9 +241,11 @@ team record or false}, {CLOCK, now, latest window start for each check}, {DONE, 
 local function reserve(_, argv)
   local prefix, id = argv[1], argv[2]
   local now = milliseconds()
+  sweep_some(prefix, now, 20) -- first: it may end this very call
   if redis.call('HEXISTS', prefix .. 'done:' .. argv[3], id) == 1 then
     return {DONE, now}
   end
+  local again = redis.call('HEXISTS', prefix .. HOLDS, id) == 1 -- it was admitted, whatever has changed since
   local stale = false
   local records = {false, false}
   for at = 1, 2 do
@@ -254,16 +258,14 @@ local function reserve(_, argv)
       records[at] = raw
     end
   end
-  if stale then
+  if stale and not again then
     return {STALE, now, records[1], records[2]}
   end
   local ends = tonumber(argv[10])
-  if ends > 0 and now >= ends then
+  if ends > 0 and now >= ends and not again then
     return {EXPIRED, now}
   end
-  sweep_some(prefix, now, 20)
   local checks = cmsgpack.unpack(argv[4])
-  local again = redis.call('HEXISTS', prefix .. HOLDS, id) == 1
   local answer = {OK, now}
   local refusal, worst = nil, -1
   local clock = nil
@@ -295,7 +297,7 @@ local function reserve(_, argv)
     else
       local sum, _, latest = recent_sum(key, now)
       spent = sum
-      reset = latest and math.max((latest + MINUTE + 1) * 1000 - now, 1) or (MINUTE + 1) * 1000
+      reset = ((amount == 0 and latest or second) + MINUTE + 1) * 1000 - now
       if sum + amount > limit then
         if amount > limit then
           why = TOO_LARGE
@@ -306,7 +308,7 @@ local function reserve(_, argv)
     end
     if why and not again then
       -- What no time mends is told first, then what takes longest.
-      local weight = (why == TOO_LARGE and 2e15) or (why == SPENT and (retry == 0 and 1e15 or 1e14 + retry)) or retry
+      local weight = (why == TOO_LARGE and 2e15) or (why == SPENT and retry == 0 and 1e15) or retry
       if weight > worst then
         worst = weight
         refusal = {REFUSED, now, index - 1, why, spent, held, retry}
@@ -345,11 +347,10 @@ local function settle(_, argv)
     return {0, now}
   end
   local bill = cmsgpack.unpack(argv[5])
-  local checks = cmsgpack.unpack(argv[4])
   if tombstone then
     -- Its lease ended first: charge the difference to what its last heartbeat said.
     local before = #tombstone > 1 and cmsgpack.unpack(string.sub(tombstone, 2)) or NOTHING
-    charge(prefix, checks, false, nil, bill, before)
+    charge(prefix, cmsgpack.unpack(argv[4]), false, nil, bill, before)
     note(prefix, before, -1)
   else
     local raw = redis.call('HGET', prefix .. HOLDS, id)
@@ -357,9 +358,9 @@ local function settle(_, argv)
       local held = cmsgpack.unpack(raw)
       redis.call('HDEL', prefix .. HOLDS, id)
       redis.call('ZREM', prefix .. LEASES, id)
-      charge(prefix, checks, true, held[2], bill, NOTHING)
+      charge(prefix, cmsgpack.unpack(held[3]), true, held[2], bill, NOTHING)
     else
-      charge(prefix, checks, false, nil, bill, NOTHING)
+      charge(prefix, cmsgpack.unpack(argv[4]), false, nil, bill, NOTHING)
     end
   end
   note(prefix, bill, 1)
@@ -388,8 +389,11 @@ local function beat(_, argv)
     local tombstone = redis.call('HGET', prefix .. 'done:' .. hour, id)
     if tombstone ~= '' then
       local raw = redis.call('HGET', prefix .. HOLDS, id)
-      local second = raw and cmsgpack.unpack(raw)[2] or 0
-      if not raw then
+      local second = 0
+      if raw then
+        local held = cmsgpack.unpack(raw)
+        second, checks = held[2], held[3]
+      else
         -- Its lease ended while it lived on (the store stood still, or this worker did): it holds again what it held, and
         -- what was charged at the end of the lease is taken back.
         local list = cmsgpack.unpack(checks)

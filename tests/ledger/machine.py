@@ -1,0 +1,531 @@
+"""A state machine that does to the ledger what a day of operation may do to it, and compares it with its model.
+
+Several clients reserve, beat and settle; answers get lost; anything that was ever sent arrives again, or late, or only
+after what came after it; clients die; records change under them; the clock jumps both ways; the server forgets its
+functions, or falls back to an earlier state. After every step all that the server keeps is read and compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, ClassVar, NamedTuple
+from zoneinfo import ZoneInfo
+
+import msgspec
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from tests.ledger import books
+from tests.ledger.books import Books, Command, Seen
+from tests.ledger.model import BUDGET, CLOCK, DONE, NOTHING, OK, PLACES, REFUSED, STALE, WINDOW, Account, Bill, Check
+
+LEASE = 30_000
+REQUESTS, TOKENS, COST = 1, 2, 3
+CALENDAR = ("day", "week", "month")
+PATTERNS = ("", "[gpt-4*]")
+MODELS = ("gpt-4.1", "qwen3")
+KEYS = ("k1", "k2")
+
+
+class Kind(NamedTuple):
+    """What a limit's name means."""
+
+    kind: str
+    measure: int
+    window: str
+    most: int
+    """Amounts from 0 to this are tried: small enough to be met."""
+
+
+KINDS: Mapping[str, Kind] = {
+    "rpm": Kind(WINDOW, REQUESTS, "minute", 6),
+    "tpm": Kind(WINDOW, TOKENS, "minute", 400),
+    "concurrency": Kind(BUDGET, PLACES, "now", 4),
+    **{f"budget_{window}": Kind(BUDGET, COST, window, 2000) for window in (*CALENDAR, "total")},
+    "max_requests": Kind(BUDGET, REQUESTS, "total", 9),
+    "max_tokens": Kind(BUDGET, TOKENS, "total", 900),
+    **{f"max_requests_{window}": Kind(BUDGET, REQUESTS, window, 6) for window in CALENDAR},
+    **{f"max_tokens_{window}": Kind(BUDGET, TOKENS, window, 600) for window in CALENDAR},
+}
+Limits = Mapping[tuple[str, str], int]
+LIMITS = st.dictionaries(
+    st.tuples(st.sampled_from(sorted(KINDS)), st.sampled_from(PATTERNS)),
+    st.sampled_from([0, 30, 50, 70, 100, 100]),  # per cent of the most
+    min_size=1,
+    max_size=4,
+)
+MOMENTS = {
+    "an hour": datetime(2026, 11, 22, 10, 59, 58, tzinfo=UTC),
+    "a month": datetime(2026, 10, 31, 23, 59, 55, tzinfo=UTC),
+    "New York's clocks go back": datetime(2026, 11, 1, 3, 59, 50, tzinfo=UTC),
+    "a week in Kolkata": datetime(2026, 11, 22, 18, 29, 30, tzinfo=UTC),
+}
+SECOND, HOUR, DAY = 1000, 3_600_000, 86_400_000
+JUMPS = (
+    *(1, 400, 999, SECOND, 5 * SECOND, 29_999, LEASE, LEASE + 1, 59_999, 60 * SECOND, 60_999, 61 * SECOND),
+    *(HOUR, DAY, 7 * DAY, 31 * DAY),
+    *(-1, -SECOND, -20 * SECOND, -61 * SECOND, -HOUR, -DAY, -31 * DAY),
+)
+SMALL_JUMPS = JUMPS[:7]
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """A command, and what the model makes of it."""
+
+    command: Command
+    apply: Callable[[Account, int], Any]
+    call: str = ""
+    checks: tuple[Check, ...] = ()
+    bill: Bill = NOTHING
+
+
+@dataclass(slots=True)
+class Call:
+    """A call as its client knows it."""
+
+    id: str
+    client: int
+    key: str
+    model: str
+    hour: str
+    day: str
+    tokens: int
+    cost: int
+    ends: int = 0
+    checks: tuple[Check, ...] = ()
+    state: str = "asked"  # then live, then over; or lost with its client
+
+
+@dataclass(slots=True)
+class Client:
+    """One worker: what it knows of the records, and how wrong its clock is (ms)."""
+
+    skew: int = 0
+    known: dict[str, bytes] = field(default_factory=dict)
+
+
+class Ledger(RuleBasedStateMachine):
+    """`books` is the server; it is set by the subclass that `against` makes."""
+
+    books: Books
+    steps = 0
+    answers: ClassVar[Counter[str]] = Counter()
+    """What was met so far, over all runs: for those who want to know what the runs cover."""
+
+    @initialize(
+        moment=st.sampled_from(sorted(MOMENTS)),
+        zone=st.sampled_from(["UTC", "America/New_York", "Asia/Kolkata"]),
+        team=LIMITS,
+        key=LIMITS,
+    )
+    def begin(self, moment: str, zone: str, team: Limits, key: Limits) -> None:
+        self.books.clear()
+        self.zone = ZoneInfo(zone)
+        self.now = int(MOMENTS[moment].timestamp() * 1000)
+        self.model = Account()
+        self.clients = [Client(), Client(skew=-1500), Client(skew=2 * HOUR)]
+        self.calls: list[Call] = []
+        self.sent: list[Act] = []
+        self.final: dict[str, tuple[tuple[Check, ...], Bill]] = {}
+        self.checks_of: dict[str, tuple[Check, ...]] = {}
+        self.seen = books.seen([])
+        self.etags = 0
+        self.saved: tuple[Any, ...] | None = None
+        for record, limits in (("team", team), ("key:k1", key), ("key:k2", {})):
+            self._edit(record, limits)
+        for client in self.clients[:2]:
+            client.known |= self.model.records
+
+    # --- what happens
+
+    @rule(jump=st.sampled_from(JUMPS))
+    def jump(self, jump: int) -> None:
+        self.now += jump
+
+    @rule(jump=st.sampled_from(SMALL_JUMPS))
+    def wait(self, jump: int) -> None:
+        self.now += jump
+
+    @rule(
+        client=st.integers(0, 2),
+        key=st.sampled_from(KEYS),
+        model=st.sampled_from(MODELS),
+        tokens=st.integers(0, 200),
+        cost=st.integers(0, 500),
+        ends=st.sampled_from([0, 0, 0, 0, 0, 1, -1, HOUR]),
+        fate=st.sampled_from(["told", "told", "told", "twice", "answer lost", "late"]),
+        many=st.sampled_from([1, 1, 1, 2, 5]),
+    )
+    def reserve(
+        self, client: int, key: str, model: str, tokens: int, cost: int, ends: int, fate: str, many: int
+    ) -> None:
+        for _ in range(many):
+            call = self._call(client, key, model, tokens, cost, self.now + ends if ends else 0)
+            if fate == "late":
+                self.sent.append(self._reservation(call, self._records(call)))  # it will arrive with `again`
+            else:
+                self._reserve(call, fate)
+
+    @rule(
+        key=st.sampled_from(KEYS),
+        model=st.sampled_from(MODELS),
+        tokens=st.integers(1, 200),
+        cost=st.integers(1, 500),
+        used=st.sampled_from(["nothing", "as held", "as held", "less", "more"]),
+        many=st.integers(1, 4),
+    )
+    def serve(self, key: str, model: str, tokens: int, cost: int, used: str, many: int) -> None:
+        """Calls as they usually are: reserved, and settled."""
+        for _ in range(many):
+            call = self._call(0, key, model, tokens, cost)
+            self._reserve(call, "told")
+            if call.state == "live":
+                self._settle(call, used)
+
+    @precondition(lambda self: any(call.state in ("asked", "live") for call in self.calls))
+    @rule(
+        which=st.integers(0, 99),
+        used=st.sampled_from(["nothing", "as held", "less", "more", "much more", "a free call"]),
+        twice=st.booleans(),
+        held_back=st.sampled_from([False, False, False, True]),
+    )
+    def settle(self, which: int, used: str, twice: bool, held_back: bool) -> None:
+        running = [call for call in self.calls if call.state in ("asked", "live")]
+        call = running[which % len(running)]
+        self._settle(call, used, twice, held_back)
+
+    def _settle(self, call: Call, used: str, twice: bool = False, held_back: bool = False) -> None:
+        call.state = "over"
+        bill = self._bill(call, used)
+        act = Act(
+            books.settle(call.id, call.hour, call.checks, bill, call.key),
+            lambda account, now: account.settle(now, call.id, call.hour, call.checks, bill, call.key),
+            call.id,
+            call.checks,
+            bill,
+        )
+        if held_back:
+            self.sent.append(act)  # in a worker's journal, until `again`
+        else:
+            self._do(act, twice)
+
+    @rule(
+        client=st.integers(0, 2), used=st.sampled_from(["", "nothing", "less", "as held", "more"]), twice=st.booleans()
+    )
+    def beat(self, client: int, used: str, twice: bool) -> None:
+        live = [call for call in self.calls if call.client == client and call.state == "live"]
+        records = ("team", *(f"key:{key}" for key in sorted({call.key for call in live})))
+        told = [(call.id, call.hour, call.checks, self._bill(call, used) if used else None) for call in live]
+        act = Act(
+            books.beat(LEASE, records, told),
+            lambda account, now: account.beat(now, LEASE, records, told),
+        )
+        etags = self._do(act, twice)[1]
+        for call in live:
+            if etags[records.index(f"key:{call.key}")] is None:
+                call.state = "lost"  # its key is gone
+
+    @rule(most=st.sampled_from([1, 3, 100]), twice=st.booleans())
+    def sweep(self, most: int, twice: bool) -> None:
+        self._do(Act(books.sweep(most), lambda account, now: account.sweep(now, most)), twice)
+
+    @precondition(lambda self: self.sent)
+    @rule(which=st.integers(0, 999), recent=st.booleans(), twice=st.booleans())
+    def again(self, which: int, recent: bool, twice: bool) -> None:
+        """Something arrives again, or late."""
+        sent = self.sent[-6:] if recent else self.sent
+        self._do(sent[which % len(sent)], twice, keep=False)
+
+    @rule(record=st.sampled_from(["team", "key:k1", "key:k2"]), limits=LIMITS, twice=st.booleans())
+    def edit(self, record: str, limits: Limits, twice: bool) -> None:
+        self._edit(record, limits, twice)
+
+    @rule(client=st.integers(0, 2), skew=st.sampled_from([0, -1500, 2 * HOUR, -DAY, 8 * DAY]))
+    def crash(self, client: int, skew: int) -> None:
+        """A client dies with all its calls; another takes its place."""
+        self.clients[client] = Client(skew)
+        for call in self.calls:
+            if call.client == client and call.state in ("asked", "live"):
+                call.state = "lost"
+
+    @rule()
+    def flush_functions(self) -> None:
+        self.books.ask("FUNCTION", "FLUSH")
+
+    @rule()
+    def save(self) -> None:
+        """A replica has got this far."""
+        keys = self.books.client.keys(books.PREFIX + "*")
+        state = {key: self.books.client.dump(key) for key in keys}
+        self.saved = (state, self.model.copy(), dict(self.final))
+
+    @precondition(lambda self: self.saved)
+    @rule(does=st.sampled_from([False, False, False, True]))
+    def fail_over(self, does: bool) -> None:
+        """The replica takes over; what came after is lost, and may arrive once more."""
+        if not does:
+            return
+        assert self.saved is not None
+        state, model, final = self.saved
+        self.books.clear()
+        for key, value in state.items():
+            self.books.client.restore(key, 0, value)
+        self.model, self.final = model.copy(), dict(final)
+        self.seen = self.books.seen()
+
+    # --- how
+
+    def _call(self, client: int, key: str, model: str, tokens: int, cost: int, ends: int = 0) -> Call:
+        moment = self.now // 1000
+        call = Call(
+            f"call{len(self.calls)}",
+            client,
+            key,
+            model,
+            str(moment // 3600),
+            datetime.fromtimestamp(moment, self.zone).date().isoformat(),
+            tokens,
+            cost,
+            ends,
+        )
+        self.calls.append(call)
+        return call
+
+    def _records(self, call: Call) -> tuple[tuple[str, str], ...]:
+        known = self.clients[call.client].known
+        return tuple(
+            (name, known.get(name, b"\n").partition(b"\n")[0].decode()) for name in (f"key:{call.key}", "team")
+        )
+
+    def _reservation(self, call: Call, records: tuple[tuple[str, str], ...], newest: Sequence[int] = ()) -> Act:
+        client = self.clients[call.client]
+        # A client that was told the server's time reckons with that.
+        moment = self.now if newest else self.now + client.skew
+        call.checks = self._checks(call, moment // 1000, newest)
+        self.checks_of[call.id] = call.checks
+        checks, row, ends = call.checks, f'{{"id":"{call.id}"}}', call.ends
+        return Act(
+            books.reserve(call.id, call.hour, checks, LEASE, records, ends, row),
+            lambda account, now: account.reserve(now, call.id, call.hour, checks, LEASE, records, ends, row),
+            call.id,
+            checks,
+        )
+
+    def _checks(self, call: Call, moment: int, newest: Sequence[int]) -> tuple[Check, ...]:
+        amounts = {REQUESTS: 1, TOKENS: call.tokens, COST: call.cost, PLACES: 1}
+        checks: list[Check] = []
+        for record in (f"key:{call.key}", "team"):
+            raw = self.clients[call.client].known.get(record, b"\n{}")
+            scope = record.removeprefix("key:")
+            for name, amount in json.loads(raw.partition(b"\n")[2]).items():
+                plain, bracket, _ = name.partition("[")
+                if bracket and not call.model.startswith("gpt-4"):
+                    continue
+                kind = KINDS[plain]
+                suffix, start, stop = f"w:{scope}:{name}", 0, 0
+                if kind.kind == BUDGET:
+                    suffix = f"n:{scope}"
+                    at = max(moment, newest[len(checks)] if newest else 0)
+                    start, stop = books.window(kind.window, at, self.zone)
+                checks.append(Check(kind.kind, suffix, name, amount, amounts[kind.measure], start, stop, kind.measure))
+        return tuple(checks)
+
+    def _reserve(self, call: Call, fate: str) -> None:
+        """As the router does: with what the client knows, and again with what it is told."""
+        client = self.clients[call.client]
+        newest: Sequence[int] = ()
+        for _ in range(4):
+            records = self._records(call)
+            act = self._reservation(call, records, newest)
+            answer = self._do(act, fate == "twice")
+            if fate == "answer lost":
+                return
+            if answer[0] == STALE:
+                self.sent.remove(act)  # answered, and not sent again
+                client.known |= {name: raw for (name, _), raw in zip(records, answer[2:4], strict=True) if raw}
+                newest = ()
+            elif answer[0] == CLOCK:
+                self.sent.remove(act)
+                newest = answer[2:]
+            else:
+                call.state = "live" if answer[0] == OK else "over"
+                return
+        raise AssertionError(f"no decision about {call}")
+
+    def _bill(self, call: Call, used: str) -> Bill:
+        share = {"nothing": 0, "less": 40, "as held": 100, "more": 115, "much more": 300, "a free call": 0}[used]
+        tokens, cost = call.tokens * share // 100, call.cost * share // 100
+        if used == "nothing":
+            return replace(NOTHING, row='{"released":true}')
+        return Bill(
+            1,
+            tokens,
+            cost,
+            f"{call.key}\t{call.model}\tkimi\t",
+            (("calls", 1), ("in", tokens), ("cost", cost)),
+            call.hour,
+            call.day,
+            f'{{"id":"{call.id}"}}',
+        )
+
+    def _edit(self, record: str, limits: Limits, twice: bool = False) -> None:
+        self.etags += 1
+        before = self.model.records.get(record, b"").partition(b"\n")[0].decode()
+        # Each etag begins with the one before: they must be compared whole.
+        etag = (before or "1.") + "a"
+        amounts = {name + pattern: KINDS[name].most * share // 100 for (name, pattern), share in limits.items()}
+        raw = f"{etag}\n{json.dumps(amounts)}".encode()
+        self._do(Act(books.put(record, before, raw), lambda account, now: account.put(record, before, raw)), twice)
+
+    def _do(self, act: Act, twice: bool = False, keep: bool = True) -> Any:
+        if keep:
+            self.sent.append(act)
+        answer = self._step(act)
+        if twice:
+            before = self.seen
+            lapsed = any(hold.ends <= self.now for hold in self.model.holds.values())  # more to sweep
+            self._step(act)
+            if not lapsed:
+                assert self.seen == before, f"{act.command.function} changes something when it is repeated"
+        return answer
+
+    # --- what must be so after every step
+
+    def _step(self, act: Act) -> Any:
+        type(self).steps += 1
+        before, was = self.seen, self.model.copy()
+        expected = act.apply(self.model, self.now)
+        answer, dump = self.books.step(self.now, act.command)
+        self.seen = after = books.seen(dump)
+        told = f"{act.command.function} of {act.call or 'all'} at {self.now}"
+        assert answer == (list(expected) if isinstance(expected, tuple) else expected), told
+        self._compare(after, told)
+        self._check_sums(after)
+        self._check_growth(act, answer, before, after, was)
+        if act.command.function == "settle" and answer[0] == 1:
+            assert act.call not in self.final, "settled twice"
+            self.final[act.call] = (act.checks, act.bill)
+        self._check_bills(after)
+        if act.command.function == "reserve":
+            self.answers[f"reserve {answer[0]}" + (f" {answer[3]}" if answer[0] == REFUSED else "")] += 1
+            lapsed = any(hold.ends <= self.now for hold in was.holds.values())
+            if answer[0] != OK and not lapsed:
+                assert replace(after, rates={}, rate_facts={}) == replace(before, rates={}, rate_facts={}), told
+                for suffix in {*before.rates, *after.rates}:
+                    assert self._counting(before, suffix) == self._counting(after, suffix), told
+                if answer[0] not in (REFUSED, CLOCK):
+                    assert after == before, told
+        return answer
+
+    def _counting(self, seen: Seen, suffix: str) -> int:
+        """What counts in a rate window now."""
+        return sum(amount for second, amount in seen.rates.get(suffix, {}).items() if second >= self.now // 1000 - 60)
+
+    def _compare(self, seen: Seen, told: str) -> None:
+        """The server keeps what the model keeps."""
+        model = self.model
+        assert dict(seen.counters) == model.counters(), told
+        rates = {suffix: rate.taken for suffix, rate in model.rates.items() if rate.taken}
+        assert seen.rates == rates, told
+        assert dict(seen.holds) == {
+            call: (hold.hour, hold.second, books.packed(hold.checks), books.packed_bill(hold.bill))
+            for call, hold in model.holds.items()
+        }, told
+        assert seen.leases == {call: hold.ends for call, hold in model.holds.items()}, told
+        assert seen.tombstones == {
+            (ended.hour, call): b"" if ended.final else b"s" + books.packed_bill(ended.bill)
+            for call, ended in model.ended.items()
+        }, told
+        assert seen.usage == model.usage(), told
+        assert seen.used == model.used, told
+        assert seen.records == model.records, told
+        assert seen.rows == model.rows, told
+
+    def _check_sums(self, seen: Seen) -> None:
+        """What is kept agrees with itself: never below zero, and what is held is the sum of the holds."""
+        held: Counter[tuple[str, str]] = Counter()
+        for _, _, checks, _ in seen.holds.values():
+            for check in map(Check._make, msgspec.msgpack.decode(checks)):
+                if check.kind == BUDGET and seen.counters[check.counter][0] == check.start:
+                    held[check.counter] += check.amount
+        for counter, (_, spent, holding) in seen.counters.items():
+            assert spent >= 0, counter
+            assert holding == held[counter] >= 0, counter
+        for suffix, (total, oldest, latest) in seen.rate_facts.items():
+            taken = seen.rates[suffix]
+            assert (total, oldest, latest) == (sum(taken.values()), min(taken), max(taken)), suffix
+            assert min(taken.values()) >= 0, suffix
+        ended = [call for _, call in seen.tombstones]
+        assert len(ended) == len(set(ended)), "a call ended twice"
+        assert not seen.holds.keys() & set(ended), "a call that ended holds something"
+        assert seen.holds.keys() == seen.leases.keys()
+
+    def _check_bills(self, seen: Seen) -> None:
+        """What is spent, and what usage says, are the bills that were settled, and those of calls that were lost."""
+        bills = dict(self.final)
+        for (_, call), mark in seen.tombstones.items():
+            if len(mark) > 1:
+                facts = msgspec.msgpack.decode(mark[1:])
+                facts[4] = tuple(zip(facts[4][::2], facts[4][1::2], strict=True))
+                bills[call] = (self.checks_of[call], Bill(*facts))
+        spent: Counter[tuple[str, str]] = Counter()
+        usage: Counter[tuple[str, str]] = Counter()
+        for checks, bill in bills.values():
+            for check in checks:
+                if check.kind == BUDGET and seen.counters.get(check.counter, (None,))[0] == check.start:
+                    spent[check.counter] += bill.used(check.measure)
+            for metric, amount in bill.metrics:
+                usage[f"uh:{bill.hour}", bill.prefix + metric] += amount
+                usage[f"ud:{bill.day}", bill.prefix + metric] += amount
+        assert {counter: amount for counter, (_, amount, _) in seen.counters.items() if amount} == +spent
+        assert {(table, name): amount for table, kept in seen.usage.items() for name, amount in kept.items()} == +usage
+
+    def _check_growth(self, act: Act, answer: Any, before: Seen, after: Seen, was: Account) -> None:
+        """spent + held passes a limit only by what calls used beyond their holds, or hold again after their lease."""
+        excess: Counter[tuple[str, str]] = Counter()
+        function = act.command.function
+        if function == "settle":
+            excess = self._excess(was, act.call, act.checks, act.bill)
+        elif function in ("sweep", "reserve"):
+            for call, hold in was.holds.items():
+                if hold.ends <= self.now and hold.bill:
+                    excess += self._excess(was, call, hold.checks, hold.bill)
+        elif function == "beat":
+            for call, hold in self.model.holds.items():
+                if call not in was.holds:
+                    excess += Counter({check.counter: check.amount for check in hold.checks if check.kind == BUDGET})
+        limits = {check.counter: check.limit for check in act.checks if check.kind == BUDGET}
+        for counter, (start, spent, held) in after.counters.items():
+            old = before.counters.get(counter, (start, 0, 0))
+            total = old[1] + old[2] if old[0] == start else 0
+            if spent + held > total + excess[counter]:
+                assert function == "reserve", counter
+                assert answer[0] == OK, counter
+                assert spent + held <= limits[counter], counter
+        if function == "reserve" and answer[0] == OK and act.call not in was.holds:
+            for check in act.checks:
+                if check.kind == WINDOW:
+                    assert self._counting(after, check.suffix) <= check.limit, check.suffix
+
+    def _excess(self, was: Account, call: str, checks: Sequence[Check], bill: Bill) -> Counter[tuple[str, str]]:
+        """By how much a bill exceeds what the call held, or was charged before."""
+        hold, ended = was.holds.get(call), was.ended.get(call)
+        charged = (ended and ended.bill) or NOTHING
+        excess: Counter[tuple[str, str]] = Counter()
+        for check in checks:
+            known = check.amount if hold and check.measure != PLACES else charged.used(check.measure)
+            excess[check.counter] += max(bill.used(check.measure) - known, 0)
+        return excess
+
+
+def against(account: Books) -> type[Ledger]:
+    """The machine for a server."""
+    return type("Ledger", (Ledger,), {"books": account, "steps": 0, "answers": Counter()})
+
+
+__all__ = ["DONE", "Ledger", "against"]
