@@ -271,7 +271,7 @@ class Redis(Settings):
     """The store of keys and counters."""
 
     url: Annotated[Secret, AfterValidator(_redis_url)] = SecretStr("embedded")
-    """`embedded`, or redis://, rediss:// or unix:// with a user and password where needed."""
+    """`embedded`, or the address of a server, of Sentinels, or of a Cluster, with a user and password where needed."""
 
 
 # -- providers ----------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError
 
 from router.config_hosts import store_places
+from router.embedded import StoreError
 from router.pipe import Login, Place, Refused, connect, pack
 
 __all__ = ["NotPrimary", "Part", "Servers", "View", "primary", "read", "slot_of", "socket_server", "target", "view"]
@@ -64,7 +65,7 @@ class Servers:
 
 
 def read(url: str) -> Servers:
-    """Raises `ValueError`, whose text may quote the password: do not show it."""
+    """Raises `StoreError`, or `ValueError`, whose text may quote the password: do not show it."""
     parsed = urlsplit(url)
     scheme, _, kind = parsed.scheme.partition("+")
     if not kind:
@@ -113,7 +114,11 @@ def _tls(arguments: Mapping[str, Any]) -> Any:
     try:
         return SSLConnection(**told).ssl_context.get()
     except (OSError, RedisError, TypeError) as error:
-        raise ValueError("the TLS options cannot be used") from error
+        why = error.strerror if isinstance(error, OSError) else None
+        raise StoreError(
+            f"the TLS options of redis.url cannot be used ({why or type(error).__name__}): check ssl_ca_certs,"
+            " ssl_certfile and ssl_keyfile"
+        ) from error
 
 
 # --- Cluster

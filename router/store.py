@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import random
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any, Final, cast
 
 from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import AbstractConnection, SSLConnection
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
@@ -78,8 +79,8 @@ _CLIENT: Final[Mapping[str, object]] = {
 
 
 class Store:
-    """The open store. `redis` is for administrative commands; the hot path makes its own connection with
-    `connection()`.
+    """The open store. `redis`, `run`, `gather` and `everywhere` are for administrative commands; the hot path has
+    connections of its own (`router.link`).
     """
 
     def __init__(self, servers: Servers, embedded: Embedded | None, owned: bool) -> None:
@@ -114,15 +115,6 @@ class Store:
     def server_pid(self) -> int | None:
         """The embedded server's process, when this process started it."""
         return self._embedded.pid if self._embedded and self._owned else None
-
-    def connection(self) -> AbstractConnection:
-        """A connection of one's own, not yet connected, outside the pool; its user sets the deadlines.
-
-        (The client's own timeouts are `wait_for`s, which cost time and on Python 3.11 may swallow a cancellation.)
-        """
-        pool = self.redis.connection_pool
-        settings = {**pool.connection_kwargs, "socket_timeout": None}
-        return pool.connection_class(**settings)
 
     # --- administrative commands, the same for all kinds of store
 
@@ -476,6 +468,13 @@ def explain(name: str, error: BaseException) -> str:
             break
     if told := _TOLD.get(word):
         return f"{where(name)} {told}"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"{where(name)} shows a certificate that is not trusted ({error.verify_message}):"
+            " name its authority's file in redis.url as ?ssl_ca_certs="
+        )
+    if isinstance(error, ssl.SSLError):
+        return f"{where(name)} does not speak TLS as it should ({error.reason}): rediss:// is for a TLS port"
     if isinstance(error, TimeoutError | NoAnswer):
         return f"{where(name)} does not answer"
     if isinstance(error, ResponseError):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -93,7 +93,7 @@ class Server:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def start(self) -> Server:
+    def start(self) -> Self:
         self.launch()
         until(self.answers, f"an answer of {self._command[0]}: {self._log.read_text()[-500:]}")
         return self
@@ -136,7 +136,7 @@ class Server:
         self.kill()
         self.start()
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:

@@ -17,14 +17,13 @@ from router.link import Links, pack
 from router.store import Store, open_store
 from tests.simulators.stores import Server
 
-LIBRARY = Library.of(
-    b"""#!lua name=switchyard_@VERSION@
+TEXT = b"""#!lua name=switchyard_@VERSION@
 redis.register_function('add_@VERSION@', function(keys, arguments)
   return redis.call('INCRBY', keys[1], arguments[1])
 end)
 redis.register_function('echo_@VERSION@', function(keys, arguments) return arguments[1] end)
 """
-)
+LIBRARY = Library.of(TEXT)
 
 Open = Callable[[str], Awaitable[tuple[Store, Links]]]
 

@@ -67,7 +67,7 @@ async def test_eviction_and_missing_persistence_are_warned_about(server: int, tm
     assert len(store.warnings) == 2
     assert "maxmemory-policy noeviction" in store.warnings[0]
     assert "appendonly yes" in store.warnings[1]
-    assert PASSWORD not in f"{store!r} {store.name} {store.warnings} {store.redis!r} {store.connection()!r}"
+    assert PASSWORD not in f"{store!r} {store.name} {store.warnings} {store.redis!r}"
     await store.close()
 
 
