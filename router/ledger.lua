@@ -440,11 +440,12 @@ end
 its last entry. Answers {1} or {0, last hash}. ]]
 local function audit(keys, argv)
   local last = redis.call('LINDEX', keys[1], -1)
-  local head = last and cjson.decode(last)['hash'] or ''
-  if head == argv[3] and last == argv[2] then
-    return {1} -- a repetition
-  end
+  local readable, entry = pcall(cjson.decode, last or '')
+  local head = readable and type(entry) == 'table' and type(entry.hash) == 'string' and entry.hash or ''
   if head ~= argv[1] then
+    if redis.call('LPOS', keys[1], argv[2], 'RANK', -1, 'MAXLEN', 1000) then
+      return {1} -- a repetition
+    end
     return {0, head}
   end
   redis.call('RPUSH', keys[1], argv[2])
