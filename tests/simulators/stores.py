@@ -117,7 +117,7 @@ class Server:
         try:
             return self.run(*command)
         except RedisError as error:
-            return repr(error)
+            return str(error)
 
     def freeze(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
