@@ -3,8 +3,9 @@
 One JSON text for each entry in the list `sy:{audit}:log`. An entry's `hash` is HMAC-SHA-256 (key: derived from the
 pepper) over the hash before it and its own canonical JSON, so that an entry that was edited, removed or moved breaks
 the chain for everyone who has the pepper. `sy:{audit}:head` holds number and hash of a late entry under the same key:
-a log that was cut at its end is shorter than that. (Who puts back an older copy of the whole store is found by
-comparing with a head that was noted elsewhere: `switchyard audit verify --expect`.)
+a log that was cut at its end is shorter than that, and the entry that comes next leaves the gap open. (Who puts back an
+older copy of the whole store is found by comparing with a head that was noted elsewhere: `switchyard audit verify
+--expect`.)
 
 An entry is written before its change is made; a second one follows when the change then fails. No entry holds a
 secret or a digest: before and after are descriptions.
@@ -26,6 +27,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from providers.errors import StoreUnavailable, SwitchyardError
 from router.cabinet import BATCH, Cabinet
+from router.credentials import ALPHABET
 from router.records import AUDIT, AUDIT_HEAD
 
 log = logging.getLogger("switchyard.audit")
@@ -71,24 +73,30 @@ class Audit:
 
     async def append(self, facts: Mapping[str, object]) -> int:
         """Write an entry; its number, from 1."""
+        facts = {**facts, "id": "".join(random.choices(ALPHABET, k=8))}  # noqa: S311 - tells equal changes apart
         async with self._lock:
             for attempt in range(TRIES):
-                last = await self._last()
-                number, prev = int(last.get("n", 0)) + 1, str(last.get("hash", ""))
-                entry = {"n": number, "time": _iso(self._clock()), **facts, "prev": prev}
+                tail, number, prev = await self._end()
+                entry = {"n": number + 1, "time": _iso(self._clock()), **facts, "prev": prev}
                 raw, mark = self._sealed(entry)
-                if (await self._cabinet.call("audit", [AUDIT], [prev, raw, mark]))[0]:
-                    await self._cabinet.ask("SET", AUDIT_HEAD, self._head(number, mark))
-                    log.info("audit entry %d %s", number, mark)
-                    return number
+                if (await self._cabinet.call("audit", [AUDIT], [tail, raw, mark]))[0]:
+                    await self._cabinet.ask("SET", AUDIT_HEAD, self._head(number + 1, mark))
+                    log.info("audit entry %d %s", number + 1, mark)
+                    return number + 1
                 await asyncio.sleep(random.uniform(0, 0.002 * min(attempt + 1, 10)))  # noqa: S311 - jitter
         raise StoreUnavailable("The audit log is being written by too many others, so nothing was changed: try again.")
 
-    async def _last(self) -> Mapping[str, Any]:
-        raw = cast("bytes | None", await self._cabinet.ask("LINDEX", AUDIT, -1))
-        if raw is None:
-            return {}
-        return _decoded(raw) or {"n": await self._cabinet.ask("LLEN", AUDIT), "hash": ""}
+    async def _end(self) -> tuple[str, int, str]:
+        """The hash of the last entry, and number and hash that the next one follows. They differ from the last entry's
+        for ever when the log's end was cut, or its mark removed: going on does not heal it."""
+        raw, anchor = await self._cabinet.gather([("LINDEX", AUDIT, -1), ("GET", AUDIT_HEAD)])
+        last = {} if raw is None else _decoded(raw) or {}
+        tail, number = str(last.get("hash", "")), last.get("n", 0)
+        number = number if isinstance(number, int) else 0
+        at, mark = _pair((anchor or b"").decode("ascii", "replace"))
+        if anchor != self._head(at, mark).encode():
+            return tail, number + (number > 1), tail
+        return (tail, at, mark) if at > number else (tail, number, tail)
 
     async def entries(
         self, *, limit: int = 100, before: int | None = None, q: str = ""

@@ -70,6 +70,7 @@ def ask(port: int) -> Ask:
         token: str | None = TOKEN,
         raw: bytes = b"",
         claim: int | None = None,
+        json_body: bool = True,
     ) -> Answer:
         """One request on a connection of its own. `raw` is more header lines, `claim` another length."""
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -77,7 +78,8 @@ def ask(port: int) -> Ask:
         login = f"authorization: Bearer {token}\r\n" if token is not None else ""
         head = f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{login}"
         head += f"content-length: {claim or len(sent)}\r\n"
-        writer.write(head.encode() + b"content-type: application/json\r\n" + raw + b"\r\n" + sent)
+        kind = b"content-type: application/json\r\n" if json_body else b""
+        writer.write(head.encode() + kind + raw + b"\r\n" + sent)
         answer = await reader.read()
         writer.close()
         await writer.wait_closed()

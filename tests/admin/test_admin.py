@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 
@@ -20,6 +21,15 @@ ROUTES = [
     ("GET", "/admin/api/keys/x"),
     ("PATCH", "/admin/api/keys/x"),
     ("DELETE", "/admin/api/keys/x"),
+    ("POST", "/admin/api/keys/x/rotate"),
+    ("DELETE", "/admin/api/keys/x/overlap"),
+    ("POST", "/admin/api/keys/issue"),
+    ("GET", "/admin/api/teams"),
+    ("POST", "/admin/api/teams"),
+    ("PATCH", "/admin/api/teams/x"),
+    ("DELETE", "/admin/api/teams/x"),
+    ("GET", "/admin/api/audit"),
+    ("GET", "/admin/api/audit/verify"),
     ("GET", "/admin/api/status"),
     ("GET", "/admin/openapi.json"),
     ("GET", "/admin/docs"),
@@ -58,10 +68,10 @@ async def test_a_keys_whole_life(ask: Ask, keys: Keys) -> None:
     key_id = made.json["id"]
     assert (await keys.authenticate(credential)) is not None
     shown = (await ask("GET", "/admin/api/keys/ci")).json
-    assert shown == {name: value for name, value in made.json.items() if name != "key"}
+    assert shown == {name: value for name, value in made.json.items() if name not in ("key", "team_created")}
     assert shown["rights"] == {"allow_fallback": True, "local_only": False, "manage_local": True, "admin": False}
     listed = await ask("GET", "/admin/api/keys")
-    assert listed.json == {"data": [shown]}
+    assert listed.json == {"data": [shown], "next": None}
     assert credential[19:].encode() not in listed.body
     changed = await ask("PATCH", f"/admin/api/keys/{key_id}", {"state": "disabled", "expires": "never", "version": 1})
     assert (changed.json["state"], changed.json["expires_at"], changed.json["version"]) == ("disabled", None, 2)
@@ -114,7 +124,22 @@ async def test_answers_are_private(ask: Ask) -> None:
 
 async def test_the_document_describes_every_route(ask: Ask) -> None:
     paths = (await ask("GET", "/admin/openapi.json")).json["paths"]
-    assert set(paths) == {"/admin/api/keys", "/admin/api/keys/{ref}", "/admin/api/status"}
+    assert {
+        "/admin/api/keys",
+        "/admin/api/keys/issue",
+        "/admin/api/keys/{ref}",
+        "/admin/api/keys/{ref}/rotate",
+        "/admin/api/keys/{ref}/overlap",
+        "/admin/api/teams",
+        "/admin/api/teams/{ref}",
+        "/admin/api/audit",
+        "/admin/api/audit/verify",
+        "/admin/api/status",
+    } <= set(paths)
+    text = (await ask("GET", "/admin/openapi.json")).body.decode()
+    schemas = (await ask("GET", "/admin/openapi.json")).json["components"]["schemas"]
+    for name in set(re.findall(r"#/components/schemas/(\w+)", text)):
+        assert name in schemas
 
 
 async def test_the_status_is_there_when_the_store_is_not(ask: Ask, store: Store) -> None:

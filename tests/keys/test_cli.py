@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import json
 import os
 import subprocess
@@ -18,11 +19,11 @@ from router.ledger import Ledger
 from router.store import Store
 
 
-async def switchyard(directory: Path, *words: str, **more: str) -> tuple[int, str, str]:
+async def switchyard(directory: Path, *words: str, verb: str = "keys", **more: str) -> tuple[int, str, str]:
     config = directory / "switchyard.yaml"
     config.write_text(json.dumps({"data_dir": str(directory)}))
     environ = {"PATH": os.environ["PATH"], "SWITCHYARD_CONFIG": str(config), **more}
-    command = [sys.executable, "-m", "router.cli.main", "keys", *words]
+    command = [sys.executable, "-m", "router.cli.main", verb, *words]
     done = await asyncio.to_thread(
         subprocess.run, command, env=environ, capture_output=True, text=True, timeout=60, check=False
     )
@@ -48,13 +49,13 @@ async def test_keys_of_a_running_router_take_effect_at_once(
     status, out, _ = await switchyard(tmp_path, "create", *options)
     assert status == 0
     made = json.loads(out)
-    rights = (await ledger.reserve(made["key"], call_id="c")).key.rights
+    rights = (await ledger.reserve(made["key"], call_id="c1")).key.rights
     assert (rights.models, rights.manage_local, rights.allow_fallback) == (("gpt-*", "o3"), True, False)
     status, out, _ = await switchyard(
         tmp_path, "set", "bob", "--local-only", "--no-right", "manage-local", "--models", ""
     )
     assert status == 0
-    rights = (await ledger.reserve(made["key"], call_id="c")).key.rights
+    rights = (await ledger.reserve(made["key"], call_id="c2")).key.rights
     assert (rights.models, rights.manage_local, rights.local_only) == ((), False, True)
     assert (await switchyard(tmp_path, "revoke", made["id"]))[0] == 0
     status, out, _ = await switchyard(tmp_path, "show", "bob")
@@ -71,6 +72,21 @@ async def test_keys_of_a_running_router_take_effect_at_once(
         (("create", "x", "--right", "root"), 2, "no right root"),
         (("show", "nobody"), 1, "no key 'nobody'"),
         (("set", "nobody"), 2, "nothing to change"),
+        (("create", "x", "--rpm", "fast"), 2, "limits.rpm is a whole number of calls"),
+        (("create", "x", "--budget-day", "5"), 2, "limits.budget.day lacks its currency"),
+        (("create", "x", "--budget-day", "-5usd"), 2, "not negative"),
+        (("create", "x", "--max-requests", "5/hour"), 2, "50/day"),
+        (("create", "x", "--networks", "10.0.0.1/8"), 2, "10.0.0.0/8"),
+        (("create", "x", "--model-limit", "rpm=5"), 2, "gpt-4*:rpm=5"),
+        (("issue", "ann"), 2, "--team"),
+        (("issue", "--team", "t"), 2, "--names"),
+        (("issue", "--team", "t", "--names", "/nowhere"), 2, "cannot be read"),
+        (("rotate", "nobody"), 1, "no key 'nobody'"),
+        (("rotate", "x", "--overlap", "1h", "--end-overlap"), 2, "exclude"),
+        (("rotate", "x", "--overlap", "soon"), 2, "24h"),
+        (("import", "/nowhere"), 2, "cannot be read"),
+        (("ls", "--state", "gone"), 2, "state"),
+        (("ls", "--team", "nobody"), 1, "no team 'nobody'"),
         (("ls", "--url", "ftp://x"), 2, "http://"),
         (("ls", "--url", "http://127.0.0.1:9"), 2, "SWITCHYARD_ADMIN_TOKEN"),
         (("ls", "--url", "http://127.0.0.1:9", "--token", "t"), 1, "cannot be reached"),
@@ -98,17 +114,98 @@ async def test_a_remote_router_is_asked_through_its_admin_api(tmp_path: Path, ke
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
 
-    async def remote(*words: str, login: str = token) -> tuple[int, str, str]:
-        return await switchyard(elsewhere, *words, "--url", url, SWITCHYARD_ADMIN_TOKEN=login)
+    async def remote(*words: str, login: str = token, verb: str = "keys") -> tuple[int, str, str]:
+        return await switchyard(elsewhere, *words, "--url", url, verb=verb, SWITCHYARD_ADMIN_TOKEN=login)
 
     try:
         assert (await remote("create", "carol"))[0] == 0
         assert "carol" in (await remote("ls"))[1]
         assert (await remote("set", "carol", "--owner", "c"))[0] == 0
+        assert (await remote("rotate", "carol", "--overlap", "0"))[1].startswith("sk-sy-")
+        assert (await remote("issue", "--team", "lab", "dan", "eve"))[1].count("sk-sy-") == 2
         assert "revoked" in (await remote("revoke", "carol"))[1]
+        _, out, _ = await remote("ls", "--team", "lab", "--limit", "1", "--json")
+        assert len(json.loads(out)) == 1
+        assert (await remote("set", "lab", "--rpm", "5", verb="teams"))[0] == 0
+        assert "rpm=5" in (await remote("ls", verb="teams"))[1]
+        assert "key.issue" in (await remote("ls", verb="audit"))[1]
+        assert "whole" in (await remote("verify", verb="audit"))[1]
         status, _, err = await remote("ls", login="wrong")
         assert status == 1
         assert "Incorrect admin token" in err
     finally:
         server.should_exit = True
         await serving
+
+
+LIMITS = ("--rpm", "60", "--budget-day", "5usd", "--max-requests", "50", "--max-requests", "9/day")
+
+
+async def test_limits_teams_rotation_and_the_log_on_this_machine(tmp_path: Path, keys: Keys) -> None:
+    status, out, err = await switchyard(tmp_path, "create", "ann", "--team", "lab", *LIMITS)
+    assert status == 0
+    assert "The team 'lab' is new" in err
+    status, _, err = await switchyard(tmp_path, "create", "bob", "--team", "laab")
+    assert (status, "did you mean 'lab'?" in err) == (2, True)
+    status, shown, _ = await switchyard(tmp_path, "set", "ann", "--rpm", "none", "--model-limit", "o*:rpm=1", "--json")
+    assert json.loads(shown)["limits"] == {
+        "budget": {"day": "5usd"},
+        "max_requests": {"day": 9, "total": 50},
+        "models": {"o*": {"rpm": 1}},
+    }
+    assert (await switchyard(tmp_path, "create", "ops", "--timezone", "Asia/Shanghai", verb="teams"))[0] == 0
+    status, _, err = await switchyard(tmp_path, "set", "ann", "--team", "ops")
+    assert "What it spent stays with 'lab'" in err
+    status, new, err = await switchyard(tmp_path, "rotate", "ann", "--overlap", "1h")
+    assert new != out
+    assert "the old one works until" in err
+    for secret in (out, new):
+        assert await keys.authenticate(secret.strip()) is not None
+    status, _, err = await switchyard(tmp_path, "rotate", "ann")
+    assert "its old secret ended now" in err
+    assert await keys.authenticate(out.strip()) is None
+    assert (await switchyard(tmp_path, "rotate", "ann", "--end-overlap"))[0] == 0
+    assert await keys.authenticate(new.strip()) is None
+    status, shown, _ = await switchyard(tmp_path, "ls", "--json", verb="audit")
+    assert {entry["actor"].split()[0] for entry in json.loads(shown)} == {"command"}
+    assert new[19:].strip() not in shown
+    status, shown, _ = await switchyard(tmp_path, "verify", verb="audit")
+    assert (status, "whole; head" in shown) == (0, True)
+    await keys.cabinet.ask("LPOP", "sy:{audit}:log")
+    status, shown, _ = await switchyard(tmp_path, "verify", verb="audit")
+    assert (status, "NOT WHOLE" in shown) == (1, True)
+
+
+async def test_keys_are_issued_exported_and_imported_by_files(tmp_path: Path, keys: Keys) -> None:
+    names = tmp_path / "names.csv"
+    names.write_text("name,owner,rpm\nann,=Ann,5\nbob,,\n")
+    status, out, err = await switchyard(tmp_path, "issue", "--team", "lab", "--names", str(names), "--rpm", "9", "eve")
+    assert status == 0
+    head, *rows = list(csv.reader(out.splitlines()))
+    assert head == ["id", "name", "key", "owner", "expires_at"]
+    assert [(row[1], row[3]) for row in rows] == [("ann", "'=Ann"), ("bob", ""), ("eve", "")]
+    assert "3 keys for team 'lab'" in err
+    names.write_text("name,rpm\nann,5x\n,5\n")
+    status, out, err = await switchyard(tmp_path, "issue", "--team", "lab", "--names", str(names))
+    assert (status, out) == (2, "")
+    assert "line 2: limits.rpm" in err
+    assert "line 3: a key needs a name" in err
+    status, exported, _ = await switchyard(tmp_path, "export", "--usage")
+    file = tmp_path / "export.jsonl"
+    file.write_text(exported)
+    other = tmp_path / "other"
+    other.mkdir(mode=0o700)
+    status, _, err = await switchyard(other, "import", str(file))
+    assert (status, "another pepper" in err) == (2, True)
+    (other / "pepper").write_text((tmp_path / "pepper").read_text())
+    third = tmp_path / "third"
+    third.mkdir(mode=0o700)
+    (third / "pepper").write_text((tmp_path / "pepper").read_text())
+    status, out, _ = await switchyard(third, "import", str(file))
+    assert (status, out) == (0, "3 keys and 2 teams written; 0 keys were there already.\n")
+    status, out, _ = await switchyard(third, "ls", "--team", "lab", "--json")
+    assert {key["name"]: key["limits"] for key in json.loads(out)} == {
+        "ann": {"rpm": 5},
+        "bob": {"rpm": 9},
+        "eve": {"rpm": 9},
+    }

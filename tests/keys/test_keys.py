@@ -19,7 +19,7 @@ async def test_a_key_is_what_was_asked_for(keys: Keys) -> None:
     wanted = Change(name="ci", owner="ann", team="web", tags=("a", "b"), models=("gpt-*",), deny=("gpt-5",), admin=True)
     key, credential = await keys.create(wanted)
     assert credential.startswith(f"sk-sy-{key.id}-")
-    assert (key.name, key.owner, key.team, key.tags, key.state) == ("ci", "ann", "web", ("a", "b"), "active")
+    assert (key.name, key.owner, key.team_name, key.tags, key.state) == ("ci", "ann", "web", ("a", "b"), "active")
     assert (key.rights.models, key.rights.deny, key.rights.admin, key.rights.allow_fallback) == (
         ("gpt-*",),
         ("gpt-5",),
@@ -69,11 +69,11 @@ async def test_concurrent_changes_lose_nothing(keys: Keys) -> None:
     key, _ = await keys.create(Change(name="k"))
     await asyncio.gather(
         keys.change(key.id, Change(owner="ann")),
-        keys.change(key.id, Change(team="web")),
+        keys.change(key.id, Change(tags=("web",))),
         keys.change(key.id, Change(admin=True)),
     )
     final = (await keys.get(key.id)).key
-    assert (final.owner, final.team, final.rights.admin, final.version) == ("ann", "web", True, 4)
+    assert (final.owner, final.tags, final.rights.admin, final.version) == ("ann", ("web",), True, 4)
 
 
 async def test_revoked_is_final(keys: Keys) -> None:

@@ -1,0 +1,216 @@
+"""The audit log: every change stands in it before it is made, and whoever edits it is found out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from providers.errors import StoreUnavailable
+from router.audit import Actor, Audit
+from router.changes import TeamChange
+from router.keys import Change, Conflict, Keys, open_keys
+from router.records import AUDIT, AUDIT_HEAD
+from router.store import Store, open_store
+
+
+async def test_every_change_is_there_with_who_and_what(keys: Keys) -> None:
+    by = keys.acting(Actor("key AAAAAAAAAAAA", "192.0.2.7"))
+    made = await by.make(Change(name="k", team="web"))
+    await by.change("k", Change(owner="ann", models=("a",)))
+    await by.change("k", Change(owner="ann"))  # changes nothing
+    await by.rotate("k", 60)
+    await by.end_overlap("k")
+    await by.teams.change("web", TeamChange(timezone="Europe/Berlin"))
+    await by.revoke("k")
+    entries, more = await keys.audit.entries()
+    entries.reverse()
+    assert more is None
+    key, team = f"key {made.key.id}", f"team {made.key.team}"
+    assert [(entry["action"], entry["target"]) for entry in entries] == [
+        ("team.create", team),
+        ("key.create", key),
+        ("key.change", key),
+        ("key.rotate", key),
+        ("key.end_overlap", key),
+        ("team.change", team),
+        ("key.revoke", key),
+    ]
+    assert {(entry["actor"], entry["address"]) for entry in entries} == {("key AAAAAAAAAAAA", "192.0.2.7")}
+    assert entries[2]["before"] == {"owner": "", "models": []}
+    assert entries[2]["after"] == {"owner": "ann", "models": ["a"]}
+    assert entries[6]["after"] == {"state": "revoked"}
+    assert [entry["n"] for entry in entries] == list(range(1, 8))
+    verdict = await keys.audit.verify()
+    assert (verdict.ok, verdict.entries) == (True, 7)
+    assert verdict.head == f"7:{entries[6]['hash']}"
+
+
+async def test_a_change_that_failed_is_told(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    await keys.create(Change(name="k"))
+
+    async def refused(*_: object) -> bool:
+        return False
+
+    async def lost(*_: object) -> bool:
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(keys.cabinet, "replace", refused)
+    with pytest.raises(Conflict):
+        await keys.change("k", Change(owner="ann"))
+    monkeypatch.setattr(keys.cabinet, "replace", lost)
+    with pytest.raises(StoreUnavailable):
+        await keys.change("k", Change(owner="ann"))
+    (unknown, asked, failed, *_), _ = await keys.audit.entries()
+    assert unknown["result"].startswith("failed: unknown")
+    assert (unknown["of"], asked["result"]) == (asked["n"], "accepted")
+    assert failed["result"] == "failed: changed by others meanwhile"
+    assert (await keys.audit.verify()).ok
+
+
+async def test_without_the_log_nothing_is_changed(keys: Keys, store: Store) -> None:
+    key, _ = await keys.create(Change(name="k"))
+    await store.run("DEL", AUDIT)
+    await store.run("SET", AUDIT, "no list")
+    with pytest.raises(StoreUnavailable):
+        await keys.change("k", Change(owner="ann"))
+    with pytest.raises(StoreUnavailable):
+        await keys.create(Change(name="other"))
+    assert [listed.key for listed in await keys.list()] == [key]
+
+
+async def filled(keys: Keys, count: int = 6) -> None:
+    for number in range(count):
+        await keys.audit.append({"actor": "a", "action": "test", "target": f"t{number}", "result": "accepted"})
+
+
+Tamper = Callable[[Store], Awaitable[object]]
+
+
+async def edited(store: Store) -> None:
+    raw = json.loads(await store.run("LINDEX", AUDIT, 2))
+    await store.run("LSET", AUDIT, 2, json.dumps({**raw, "target": "other"}, separators=(",", ":")))
+
+
+async def spaced(store: Store) -> None:
+    raw = (await store.run("LINDEX", AUDIT, 2)).decode()
+    await store.run("LSET", AUDIT, 2, raw.replace('{"', '{ "', 1))
+
+
+async def doubled_field(store: Store) -> None:
+    raw = (await store.run("LINDEX", AUDIT, 2)).decode()
+    await store.run("LSET", AUDIT, 2, raw.replace("{", '{"target":"other",', 1))
+
+
+async def removed(store: Store) -> None:
+    await store.run("LREM", AUDIT, 1, await store.run("LINDEX", AUDIT, 2))
+
+
+async def first_removed(store: Store) -> None:
+    await store.run("LPOP", AUDIT)
+
+
+async def swapped(store: Store) -> None:
+    one, two = await store.run("LINDEX", AUDIT, 2), await store.run("LINDEX", AUDIT, 3)
+    await store.run("LSET", AUDIT, 2, two)
+    await store.run("LSET", AUDIT, 3, one)
+
+
+async def cut(store: Store) -> None:
+    await store.run("RPOP", AUDIT)
+
+
+async def cut_with_its_mark(store: Store) -> None:
+    await store.run("RPOP", AUDIT)
+    await store.run("DEL", AUDIT_HEAD)
+
+
+async def forged_mark(store: Store) -> None:
+    await store.run("RPOP", AUDIT)
+    last = json.loads(await store.run("LINDEX", AUDIT, -1))
+    await store.run("SET", AUDIT_HEAD, f"{last['n']}:{last['hash']}:{'0' * 32}")
+
+
+async def repeated(store: Store) -> None:
+    await store.run("RPUSH", AUDIT, await store.run("LINDEX", AUDIT, -1))
+
+
+async def junk(store: Store) -> None:
+    await store.run("LSET", AUDIT, 2, b"\xff{")
+
+
+async def forged(store: Store) -> None:
+    other = Audit(Keys(store, b"another pepper").cabinet, b"another pepper")
+    await other.append({"actor": "a", "action": "test", "target": "x", "result": "accepted"})
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        edited,
+        spaced,
+        doubled_field,
+        removed,
+        first_removed,
+        swapped,
+        cut,
+        cut_with_its_mark,
+        forged_mark,
+        repeated,
+        junk,
+        forged,
+    ],
+)
+async def test_tampering_is_found(keys: Keys, store: Store, tamper: Tamper) -> None:
+    await filled(keys)
+    assert (await keys.audit.verify()).ok
+    await tamper(store)
+    verdict = await keys.audit.verify()
+    assert not verdict.ok
+    await filled(keys, 1)  # and going on does not heal it
+    assert not (await keys.audit.verify()).ok
+
+
+async def test_an_older_copy_of_everything_is_found_by_a_head_that_was_noted(keys: Keys, store: Store) -> None:
+    await filled(keys, 3)
+    older = await store.run("GET", AUDIT_HEAD)
+    await filled(keys, 2)
+    noted = (await keys.audit.verify()).head
+    assert (await keys.audit.verify(noted)).ok
+    await store.run("LTRIM", AUDIT, 0, 2)
+    await store.run("SET", AUDIT_HEAD, older)
+    assert (await keys.audit.verify()).ok  # nothing in the store can know
+    assert not (await keys.audit.verify(noted)).ok
+    for nonsense in ("", "x", "99:abc", ":", "0:"):
+        assert (await keys.audit.verify(nonsense)).ok == (nonsense == "")
+
+
+async def test_many_writers_make_one_chain(keys: Keys, tmp_path: Path) -> None:
+    stores = [await open_store("embedded", tmp_path, role="command") for _ in range(3)]
+    try:
+        writers = [await open_keys(store, tmp_path, {}) for store in stores]
+        await asyncio.gather(*(filled(writer, 20) for writer in writers))
+    finally:
+        for store in stores:
+            await store.close()
+    verdict = await keys.audit.verify()
+    assert (verdict.ok, verdict.entries) == (True, 60)
+
+
+async def test_reading_is_paged_and_searched(keys: Keys) -> None:
+    await filled(keys, 7)
+    found: list[Any] = []
+    cursor: int | None = None
+    while True:
+        entries, cursor = await keys.audit.entries(limit=3, before=cursor)
+        found += entries
+        if cursor is None:
+            break
+    assert [entry["n"] for entry in found] == [7, 6, 5, 4, 3, 2, 1]
+    entries, _ = await keys.audit.entries(q="t3")
+    assert [entry["target"] for entry in entries] == ["t3"]
+    assert (await keys.audit.entries(q="%"))[0] == []
