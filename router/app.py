@@ -179,7 +179,10 @@ class App:
         if self._admin is None:
             self._admin = await asyncio.to_thread(self._make_admin)
         # All bodies here are JSON, whatever a client calls them (`curl -d` says form): FastAPI reads only what says so.
-        headers = [pair for pair in scope["headers"] if pair[0] != b"content-type"]
+        # But for lists of names, which may be a CSV.
+        headers = [
+            pair for pair in scope["headers"] if pair[0] != b"content-type" or pair[1].lower().startswith(b"text/csv")
+        ]
         headers.append((b"content-type", b"application/json"))
         inner = {**scope, "root_path": "/admin", "headers": headers}
         if scope.get("client") is not None:
