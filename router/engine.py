@@ -193,11 +193,7 @@ class Engine:
         phase, seconds = "first_content", timeouts.first_content
         if not job.call.stream:
             phase, seconds = "whole", min(timeouts.first_content * WHOLE_FACTOR, timeouts.total)
-        give: Callable[[AttemptRecord], None] | None = None
         try:
-            if provider.limits and self.shared is not None:
-                watch.phase("queued", seconds)
-                give = await self.shared.take(job.trace, attempt.target, len(job.trace.attempts))
             places = self._places_of(provider)
             if places is None:
                 watch.phase(phase, seconds)
@@ -214,11 +210,18 @@ class Engine:
             if error is None:
                 raise
             raise error from None
-        finally:
-            if give is not None:
-                give(record)
 
     async def _exchange(self, job: Job, target: Target, record: AttemptRecord) -> None:
+        if not target.provider.limits or self.shared is None:
+            await self._ask(job, target, record)
+            return
+        give = await self.shared.take(job.trace, target, len(job.trace.attempts))
+        try:
+            await self._ask(job, target, record)
+        finally:
+            give(record)
+
+    async def _ask(self, job: Job, target: Target, record: AttemptRecord) -> None:
         provider, call, trace = target.provider, job.call, job.trace
         vendor = provider.vendor
         base_url, api_key = provider.base_url, provider.api_key

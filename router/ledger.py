@@ -100,16 +100,18 @@ class Ledger:
         data_dir: Path | None = None,
         yuan_per_dollar: Callable[[], float] = lambda: 7.0,
         providers: Callable[[], Iterable[str]] = tuple,
+        decided: Callable[[float], object] = bool,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`providers()`: the names of those with shared limits."""
+        """`providers()`: the names of those with shared limits. `decided` is told the seconds of every decision."""
         self._store = store
         self._pepper = keys.pepper
         self._clock = clock
         self._monotonic = monotonic
         self._yuan_per_dollar = yuan_per_dollar
         self._providers = providers
+        self._decided = decided
         self._loop = asyncio.get_running_loop()
         self.links = Links(store)
         self.memory = Memory(self.links, monotonic)
@@ -129,9 +131,6 @@ class Ledger:
         """Calls that were settled more than once: a bug of the caller's, without effect here."""
         self.overshoots = 0
         """Calls that used more than they held."""
-        self.decision_seconds = 0.0
-        self.decisions = 0
-        self.decisions_failed = 0
         if len(self.journal):
             self._replay()
 
@@ -318,24 +317,18 @@ class Ledger:
             ),
         )
         began = self._monotonic()
-        self.decisions += 1
         try:
             answer: Sequence[Any] = await self.links.ask(hold.account, command, limit=DECISION_LIMIT)
         except (Unanswered, asyncio.CancelledError):
             # It may hold by now, or soon: what comes first counts.
-            self.decisions_failed += 1
             self._send(hold, self.bill(hold, NOTHING), "")
             raise
-        except StoreUnavailable:
-            self.decisions_failed += 1
-            raise
         except Refused as error:
-            self.decisions_failed += 1
             raise StoreUnavailable(
                 f"Quotas cannot be checked: {explain(self._store.name, error)}.", retry_after=1
             ) from error
         finally:
-            self.decision_seconds += self._monotonic() - began
+            self._decided(self._monotonic() - began)
         self._heard(answer[1])
         return answer
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
+from providers.errors import LimitReached
 from router.metrics_files import Files
 from router.slots import ALONE, Slot
 from router.trace import Trace
@@ -44,7 +45,7 @@ class _Children:
         child = self._known.get(values)
         if child is None:
             with self._collecting():
-                child = self._known[values] = self._metric.labels(*values)
+                child = self._known[values] = self._metric.labels(*values) if values else self._metric
         return child
 
 
@@ -71,6 +72,13 @@ class Metrics:
         self._fallbacks = counter("fallbacks", "Answers by a fallback.", "model", "to", "reason")
         self._tokens = counter("tokens", "Tokens as providers reported them.", "provider", "model", "type")
         self._disconnects = counter("client_disconnects", "Calls whose client left before the end.", "dialect")
+        self._refusals = counter("quota_refusals", "Calls refused by a limit of a key or team.", "limit", "scope")
+        self._settlements = counter("settlements", "Calls settled, by what is known of their usage.", "mark")
+        decision = histogram(
+            "store_decision_seconds", "Time until a call was admitted or refused by the store.", OVERHEAD
+        )
+        self.decided: Callable[[float], None] = decision.of().observe
+        """Takes the seconds of one decision."""
         self._duration = histogram("request_duration_seconds", "Whole time of a call.", SECONDS, "dialect", "provider")
         self._first = histogram(
             "time_to_first_token_seconds", "Time to the first content of a stream.", SECONDS, "provider"
@@ -101,8 +109,8 @@ class Metrics:
         for gauge, read in self._read:
             gauge.set(read())
 
-    def observe(self, trace: Trace, model: str, now: float) -> None:
-        """Count a finished call. `model` is a bounded label."""
+    def observe(self, trace: Trace, model: str, now: float, mark: str | None = None) -> None:
+        """Count a finished call. `model` is a bounded label; `mark` is how it was settled, None when it was not."""
         answered = trace.answered
         provider = answered.provider.name if answered is not None else "none"
         dialect = trace.dialect
@@ -111,6 +119,12 @@ class Metrics:
         for attempt in trace.attempts:
             self._attempts.of(attempt.target.provider.name, attempt.outcome).inc()
         self._duration.of(dialect, provider).observe(now - trace.started)
+        if mark is not None:
+            self._settlements.of(mark).inc()
+        if isinstance(trace.error, LimitReached):
+            title = trace.error.limit.partition("[")[0]  # without the pattern: admins may make any number of them
+            name = title.removeprefix("team.")
+            self._refusals.of(name, "key" if name == title else "team").inc()
         if trace.client_gone:
             self._disconnects.of(dialect).inc()
         if answered is None:

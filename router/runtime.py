@@ -153,6 +153,7 @@ class Runtime:
             data_dir=self.data_dir,
             yuan_per_dollar=lambda: self.config.prices.usd_cny,
             providers=lambda: [name for name, row in self.snapshot.providers.items() if row.limits],
+            decided=self.metrics.decided,
         )
         undo.push_async_callback(self.ledger.close)
         undo.push_async_callback(self.http.close)
@@ -330,11 +331,12 @@ class Runtime:
             bill, detail = self.accounts.final(trace, hold, told, label)
             self.ledger.settle(hold, bill)
             usage: Usage | None = detail.usage
+            mark: str | None = detail.mark
             told |= {"cost": None if detail.unpriced else detail.cost, "mark": detail.mark}
         else:
-            usage = None
+            usage = mark = None
             told |= {"cost": None, "mark": None}
-        self.metrics.observe(trace, label, now)
+        self.metrics.observe(trace, label, now, mark)
         self.log.write(
             {
                 "time": trace.created,
@@ -407,6 +409,9 @@ class Runtime:
             "config_ok", "1 when the config in force is the file's, 0 when a reload was refused.",
             lambda: 0.0 if self.config_problem else 1.0, "min",
         )  # fmt: skip
+        gauge("store_up", "1 when the store answers.", lambda: 1.0 if self.ledger.links.up else 0.0, "min")
+        gauge("journal_entries", "Settlements that wait for the store.", lambda: len(self.ledger.journal))
+        gauge("holds", "Calls that hold a part of a quota.", lambda: len(self.ledger.live))
         gauge("queued_calls", "Calls that wait for a place at a provider.", lambda: sum(self.engine.queued().values()))
 
 
