@@ -14,25 +14,16 @@ from urllib.request import Request, urlopen
 
 import typer
 
-from router.cli.common import fail, read_config
+from router.cli.common import config_path, fail
+from router.cli.desk import TokenOption, UrlOption, opened
 
 if TYPE_CHECKING:
     from router.reports import Reports
 
-UrlOption = Annotated[
-    str | None, typer.Option("--url", metavar="URL", help="A remote router, such as http://gpu:8080.")
-]
-TokenOption = Annotated[
-    str | None,
-    typer.Option(
-        "--token",
-        envvar="SWITCHYARD_ADMIN_TOKEN",
-        show_envvar=False,
-        help="Its admin token; better in SWITCHYARD_ADMIN_TOKEN, where others on this machine do not see it.",
-    ),
-]
 TeamOption = Annotated[str | None, typer.Option("--team", metavar="TEAM", help="Only this team (name or id).")]
 KeyOption = Annotated[str | None, typer.Option("--key", metavar="KEY", help="Only this key (id, or a name of one).")]
+
+__all__ = ["KeyOption", "TeamOption", "TokenOption", "UrlOption", "local", "plain", "remote"]
 
 REMOTE_LIMIT: Final = 30.0
 """Seconds for a remote report."""
@@ -46,28 +37,13 @@ def local(config: Path | None, work: Callable[[Reports], Awaitable[_Result]]) ->
 
 
 async def _local(config: Path | None, work: Callable[[Reports], Awaitable[_Result]]) -> _Result:
-    from providers.errors import StoreUnavailable, SwitchyardError
-    from router.keys import open_keys
+    from router.config import load_config
     from router.reports import Reports
-    from router.store import StoreError, open_store
 
-    loaded = read_config(config)
-    data_dir = Path(loaded.data_dir)
-    try:
-        store = await open_store(loaded.redis.url.get_secret_value(), data_dir, role="command")
-        try:
-            # A command has no use for an admin token, and must not fail for a bad one.
-            environ = {name: value for name, value in os.environ.items() if name != "SWITCHYARD_ADMIN_TOKEN"}
-            keys = await open_keys(store, data_dir, environ)
-            if store.problem is not None:
-                fail(store.problem)
-            return await work(Reports(keys, lambda: loaded.prices.usd_cny))
-        finally:
-            await store.close()
-    except StoreError as error:
-        fail(str(error))
-    except SwitchyardError as error:
-        fail(error.message, 1 if isinstance(error, StoreUnavailable) or error.status in (404, 409) else 2)
+    async with opened(config) as keys:
+        # Its problems and warnings have been told by then.
+        rate = load_config(config_path(config), os.environ).prices.usd_cny
+        return await work(Reports(keys, lambda: rate))
 
 
 def remote(url: str, token: str | None, path: str, asked: Asked) -> bytes:
