@@ -91,7 +91,8 @@ def table_csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""Also in the wide forms, which some spreadsheets read alike."""
 
 
 def harmless(value: Any) -> Any:

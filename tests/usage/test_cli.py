@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from typer.testing import CliRunner
 
+from router.cli.main import app
 from router.recent import recent_name
 from router.records import Key
 from router.store import Store
@@ -30,11 +32,11 @@ def command(directory: Path, *words: str) -> tuple[list[str], dict[str, str]]:
 
 
 async def switchyard(directory: Path, *words: str) -> tuple[int, str, str]:
-    line, environ = command(directory, *words)
-    done = await asyncio.to_thread(
-        subprocess.run, line, env=environ, capture_output=True, text=True, timeout=60, check=False
-    )
-    return done.returncode, done.stdout, done.stderr
+    """The verb in a thread of this process: starting Python for each would take most of the time."""
+    _, environ = command(directory)
+    done = await asyncio.to_thread(CliRunner().invoke, app, words, env=environ)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.stdout, done.stderr
 
 
 @pytest.fixture(params=["local", "remote"])

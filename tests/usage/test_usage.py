@@ -252,7 +252,7 @@ def test_cny() -> None:
     assert row_json(Report((), [], []), usage.Row((), [0] * 12 + [2_000_000]), 7.1)["cost_cny"] == "14.20"
 
 
-@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x";"y")'])
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "＝1", '=HYPERLINK("http://x";"y")'])
 def test_no_cell_is_a_formula(name: str) -> None:
     assert harmless(name) == f"'{name}"
     report = Report(("key", "model"), [usage.Row(("id", name), [1] * 13)], [1] * 13, {"id": name})
