@@ -179,7 +179,6 @@ def output_bound(call: Call, attempt: Attempt, price: Price | None) -> int:
         best_of = call.raw.get("best_of")
         if type(best_of) is int and best_of > answers:
             answers = best_of
-        answers *= len(call.inputs) or 1
     return each * answers
 
 

@@ -124,7 +124,8 @@ def read_price_file(path: Path) -> PriceFile:
         problems.append(Problem(file, *place_of(document, place), message))
 
     if not isinstance(document.value, dict):
-        report((), "must be a mapping with the key prices")
+        if not problems:
+            report((), "must be a mapping with the key prices")
     else:
         found = validate(document.value, document, report, PriceFile)
         if found is not None:
