@@ -256,6 +256,8 @@ def _fields_at(path: KeyPath, root: type[BaseModel] = Config) -> list[str]:
     kind: Any = root
     for step in path:
         kind = _bare(kind)
+        if get_origin(kind) is tuple and isinstance(step, str):
+            kind = _bare(get_args(kind)[0])  # a list that may be written as its only entry
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             named = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
             kind = named.get(str(step))
@@ -263,6 +265,8 @@ def _fields_at(path: KeyPath, root: type[BaseModel] = Config) -> list[str]:
             arguments = get_args(kind)
             kind = arguments[1 if get_origin(kind) is dict else 0] if arguments else None
     kind = _bare(kind)
+    if get_origin(kind) is tuple and path and isinstance(path[-1], str):
+        kind = _bare(get_args(kind)[0])
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return [field.alias or name for name, field in kind.model_fields.items()]
     return []
