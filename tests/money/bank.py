@@ -183,6 +183,17 @@ class Bank:
         found = (json.loads(line) for line in self.router.err[since:] if line.startswith("{"))
         return [line for line in found if line.get("event") == "request"]
 
+    def wait_lines(self, key: str, number: int, since: int = 0, seconds: float = 10.0) -> list[dict[str, Any]]:
+        """The lines of a key's calls, once there are so many; more are a failure."""
+
+        def own() -> list[dict[str, Any]]:
+            return [line for line in self.lines(since) if line["key"] == key]
+
+        until(lambda: len(own()) >= number, seconds, lambda: f"{len(own())} of {number} lines")
+        found = own()
+        assert len(found) == number, found
+        return found
+
     # --- what a call may take
 
     def bound(self, body: Mapping[str, Any]) -> Bound:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
-from tests.conftest import Serve
-from tests.money.bank import COST, Account, Answer, Bank, Gate, bank, chat, cloud, crowd, price_file, until
+from tests.money.bank import COST, Account, Answer, Bank, Gate, chat, crowd
 from tests.router.test_serve import sockets_of, workers_of
 from tests.simulators.client import OPENAI
 from tests.simulators.scripts import answer
@@ -25,27 +24,6 @@ def gate(cloud: Simulator) -> Gate:
     made = Gate(answer)
     cloud.scripts["gate"] = made
     return made
-
-
-@pytest.fixture(scope="module")
-def pair(
-    module_serve: Serve, cloud: Simulator, gate: Gate, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Bank]:
-    """Two workers in front of a paid provider, without a fallback."""
-    prices = price_file(tmp_path_factory.mktemp("prices"), "cloud")
-    config = {
-        "providers": {"cloud": cloud_of(cloud)},
-        "models": {"chat": {"targets": ["cloud/gate"]}, "other": {"targets": ["cloud/gate"]}},
-        "prices": {"file": prices},
-    }
-    router = module_serve(config, None, ["--workers", "2"])
-    with bank(router) as opened:
-        until(lambda: len(opened.admin.request("GET", "/readyz").json["workers"]) == 2)
-        yield opened
-
-
-def cloud_of(simulator: Simulator) -> dict[str, Any]:
-    return cloud(simulator.url)
 
 
 def fifty_tokens(at: Bank) -> int:
@@ -140,9 +118,7 @@ def test_exactly_fifty_of_a_team(pair: Bank, gate: Gate, rounds: int) -> None:
         requests = [
             chat(accounts[place % 4].credential, {**BODY, "stream": bool(number % 2)}) for place in range(CALLS)
         ]
-        answers = crowd(
-            pair.router.port, requests, lambda answered: answered + gate.arrived == CALLS, gate.release
-        )
+        answers = crowd(pair.router.port, requests, lambda answered: answered + gate.arrived == CALLS, gate.release)
         assert_fifty(answers, "")
         assert sum("team." in reply.body.decode() for reply in answers if reply.status == 429) > 0
         account = accounts[0]

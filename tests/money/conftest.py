@@ -1,0 +1,29 @@
+"""A paid provider and a local one behind two workers, with every price known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import Serve
+from tests.money import bank as banks
+from tests.money.bank import Bank, until
+from tests.simulators.server import Simulator
+
+
+@pytest.fixture(scope="module")
+def pair(
+    module_serve: Serve, cloud: Simulator, local: Simulator, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bank]:
+    """Two workers in front of a paid provider, without a fallback."""
+    prices = banks.price_file(tmp_path_factory.mktemp("prices"), "cloud")
+    config = {
+        "providers": {"cloud": banks.cloud(cloud.url), "local": banks.local(local.url)},
+        "models": {"chat": {"targets": ["cloud/gate"]}, "other": {"targets": ["cloud/gate"]}},
+        "prices": {"file": prices},
+    }
+    router = module_serve(config, None, ["--workers", "2"])
+    with banks.bank(router) as opened:
+        until(lambda: len(opened.admin.request("GET", "/readyz").json["workers"]) == 2)
+        yield opened
