@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from providers.errors import InternalError, MethodNotAllowed, NotFound, SwitchyardError, Unauthorized
+from providers.errors import InternalError, MethodNotAllowed, NotAllowed, NotFound, SwitchyardError, Unauthorized
 from providers.wire import Wire
 from providers.wires.ollama import WIRE as OLLAMA
 from providers.wires.openai import WIRE as OPENAI
@@ -147,12 +147,16 @@ class App:
         return (await self._key(scope)).rights
 
     async def _key(self, scope: Scope) -> Key:
-        """The key of a request that is no model call. Raises Unauthorized."""
+        """The key of a request that is no model call. Raises Unauthorized and NotAllowed."""
         runtime = self._runtime
         credential, anonymous = runtime.credential(scope)
         if anonymous is not None:
-            return await runtime.ledger.identify_anonymous(anonymous)
-        return await runtime.ledger.identify(credential)
+            key = await runtime.ledger.identify_anonymous(anonymous)
+        else:
+            key = await runtime.ledger.identify(credential)
+        if not key.admits(runtime.address(scope)):
+            raise NotAllowed("This API key may not be used from your network address.")
+        return key
 
     # --- operators
 

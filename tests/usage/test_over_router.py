@@ -251,6 +251,14 @@ def test_nobody_sees_what_others_used(new_key: NewKey, admin: Client, fresh: Cal
         assert neighbour.request("GET", path).status == 401
 
 
+def test_a_key_of_other_networks_is_told_nothing(new_key: NewKey) -> None:
+    _, client = new_key(networks=["203.0.113.0/24"])
+    for path in (*PATHS, "/v1/models", "/api/tags"):
+        answer = client.request("GET", path)
+        assert answer.status == 403, (path, answer)
+        assert b"network address" in answer.body
+
+
 def test_methods(new_key: NewKey) -> None:
     _, client = new_key()
     for path in (*PATHS, "/v1/usage/"):
