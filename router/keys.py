@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import os
 import time
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -61,6 +62,8 @@ ADMIN: Final = "sy:admin"
 FIRST_START: Final = "sy:first-start"
 MOST_SCANNED: Final = 5000
 """Records that one page reads at most, however few of them fit its filter."""
+PAGING_LIMIT: Final = 10.0
+"""Seconds for which a large team's list of ids serves the pages after the first."""
 
 
 def anonymous_id(name: str) -> str:
@@ -108,6 +111,7 @@ class Keys:
         self._store = store
         self._seen_admin: bytes | None = None
         self._first: tuple[str, Record, str] | None = None
+        self._paging: tuple[str, float, Sequence[str]] = ("", 0.0, [])
         self._admin_digest = None if admin_token is None else digest(pepper, admin_token)
 
     def acting(self, actor: Actor) -> Keys:
@@ -311,9 +315,7 @@ class Keys:
         for one in teams:
             if one.id < at_team:
                 continue
-            ids = await self.cabinet.key_ids(one.id)
-            if one.id == at_team:
-                ids = [key_id for key_id in ids if key_id > after]
+            ids = await self._ids(one.id, after if one.id == at_team else "")
             while ids:
                 batch = ids[: max(1, min(500, MOST_SCANNED - scanned))]
                 for record in _records(await self.cabinet.keys(one.id, batch)):
@@ -329,6 +331,17 @@ class Keys:
                 if scanned >= MOST_SCANNED:
                     return Page(await self._with_use(found), f"{one.id}:{batch[-1]}")
         return Page(await self._with_use(found), None)
+
+    async def _ids(self, team: str, after: str) -> Sequence[str]:
+        """A team's key ids behind `after`. Who goes from page to page of a large team has its list read once; keys that
+        are made meanwhile may be missing on later pages."""
+        known, since, ids = self._paging
+        if not after or known != team or self.clock() - since > PAGING_LIMIT:
+            ids = await self.cabinet.key_ids(team)
+            self._paging = (team, self.clock(), ids)
+        if len(ids) <= MOST_SCANNED:
+            self._paging = ("", 0.0, [])  # reading it again costs less than keeping it
+        return ids[bisect_right(ids, after) :]
 
     async def _with_use(self, listed: Sequence[Listed]) -> Sequence[Listed]:
         by_team: dict[str, list[str]] = {}
