@@ -1,0 +1,89 @@
+"""`switchyard prices`, and what `switchyard check` says of price files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.prices.support import CONFIG
+
+ROOT = Path(__file__).parents[2]
+OWN = """
+prices:
+  - provider: paid
+    currency: cny
+    source: https://example.com/contract
+    looked_at: "2026-11-22"
+    models:
+      our-model: {input: 7.1, output: 14.2, call: 0.71}
+"""
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "router.cli.main", *arguments, "--config", str(folder / "switchyard.yaml")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "200"},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "own.yaml").write_text(OWN)
+    (tmp_path / "switchyard.yaml").write_text(CONFIG + "prices: {file: own.yaml}\n")
+    return tmp_path
+
+
+def test_the_lists_are_shown(folder: Path) -> None:
+    done = run(folder, "prices", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["prices"]
+    assert rows[0]["own"]
+    assert (rows[0]["provider"], rows[0]["model"], rows[0]["currency"]) == ("paid", "our-model", "cny")
+    assert (rows[0]["input"], rows[0]["output"], rows[0]["call"]) == (1.0, 2.0, 0.1)
+    assert any(row["vendor"] == "openai" and row["model"] == "gpt-4o-mini" for row in rows)
+    table = run(folder, "prices")
+    assert table.returncode == 0
+    assert "paid/our-model" in table.stdout
+    assert "https://example.com/contract" in table.stdout
+
+
+def test_one_model_s_price_is_shown(folder: Path) -> None:
+    done = run(folder, "prices", "paid/our-model")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        "paid/our-model",
+        "1",
+        "2",
+        "call",
+        "0.1",
+        "2026-11-22",
+        "https://example.com/contract",
+    ]
+    free = run(folder, "prices", "box/llama3.2", "--json")
+    assert json.loads(free.stdout)["targets"][0]["price"]["source"] == "local"
+
+
+def test_an_unknown_price_is_said(folder: Path) -> None:
+    done = run(folder, "prices", "paid/another")
+    assert done.returncode == 1
+    assert "unknown" in done.stdout
+    assert json.loads(run(folder, "prices", "paid/another", "--json").stdout)["targets"] == [
+        {"target": "paid/another", "price": None}
+    ]
+
+
+@pytest.mark.parametrize("verb", ["check", "prices"])
+def test_a_bad_price_file_is_reported_with_its_place(folder: Path, verb: str) -> None:
+    (folder / "own.yaml").write_text(OWN.replace("7.1,", "seven,"))
+    done = run(folder, verb)
+    assert done.returncode == 1
+    assert f"{folder}/own.yaml:8:26: " in done.stderr
+    assert "Traceback" not in done.stderr
