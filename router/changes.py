@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from providers.errors import InvalidRequest, SwitchyardError
+from router.credentials import ADMIN_PREFIX, PREFIX
 from router.limit_text import Step, parse_limits
 from router.networks import network_problem
 from router.records import State
@@ -102,9 +103,23 @@ def _common(fields: dict[str, Any], nameless: str) -> dict[str, Any]:
     return fields
 
 
+_SECRET: Final = re.compile(rf"({re.escape(PREFIX)}|{re.escape(ADMIN_PREFIX)})[0-9A-Za-z-]{{20}}")
+
+
+def quoted(value: str) -> str:
+    """What a caller wrote, for an error: cut, and never a secret."""
+    return "that is written like a secret (name a key by its id)" if _SECRET.search(value) else f"'{value[:100]}'"
+
+
+def _open(value: str, param: str) -> None:
+    if _SECRET.search(value):
+        raise InvalidRequest(f"{param} holds a key or token itself: secrets have no place there", param=param)
+
+
 def text(value: str, param: str) -> str:
-    """One line of printable characters, stripped."""
+    """One line of printable characters, stripped. Not a secret that got into the wrong field."""
     value = value.strip()
+    _open(value, param)
     if len(value) > LONGEST_NAME or not value.isprintable():
         raise InvalidRequest(f"{param} must be at most {LONGEST_NAME} printable characters", param=param)
     return value
@@ -115,6 +130,7 @@ def _words(values: Sequence[str], param: str, most: int) -> tuple[str, ...]:
     if len(cleaned) > most:
         raise InvalidRequest(f"{param} may hold at most {most} entries", param=param)
     for value in cleaned:
+        _open(value, param)
         if not value or len(value) > 200 or not value.isprintable() or any(mark in value for mark in " ,"):
             raise InvalidRequest(
                 f"{param}: each entry is 1 to 200 printable characters without spaces or commas", param=param
@@ -129,7 +145,7 @@ def _networks(values: Sequence[str]) -> tuple[str, ...]:
     for value in values:
         written = value.strip()
         if problem := network_problem(written):
-            raise InvalidRequest(f"networks: {written[:60]!r} {problem}", param="networks")
+            raise InvalidRequest(f"networks: {quoted(written)} {problem}", param="networks")
         found.append(str(ip_network(written)))
     return tuple(dict.fromkeys(found))
 

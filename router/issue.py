@@ -16,7 +16,7 @@ import msgspec
 from providers.errors import InvalidRequest, StoreUnavailable, SwitchyardError
 from router import functions
 from router.cabinet import BATCH
-from router.changes import Conflict, change_of, text
+from router.changes import Conflict, change_of, quoted, text
 from router.descriptions import describe_key
 from router.keys import Keys
 from router.limit_text import limits_of_options, parse_limits
@@ -64,7 +64,7 @@ def read_rows(content: str) -> list[Row]:
         names = [(number, line.strip()) for number, line in enumerate(lines, 1)]
         return [Row(number, {"name": name}) for number, name in names if name]
     if unknown := [cell for cell in head if cell not in COLUMNS]:
-        raise InvalidRequest(f"there is no column {_shown(unknown[0])}; there are {', '.join(COLUMNS)}")
+        raise InvalidRequest(f"there is no column {quoted(unknown[0])}; there are {', '.join(COLUMNS)}")
     if len(set(head)) != len(head):
         raise InvalidRequest("a column stands twice in the first line")
     rows: list[Row] = []
@@ -139,7 +139,7 @@ def _checked(keys: Keys, rows: Sequence[Row], defaults: Mapping[str, Any]) -> li
             fields = keys.examined(msgspec.structs.replace(change, limits=steps))
             before = lines.setdefault(fields["name"], row.line)
             if before != row.line:
-                raise InvalidRequest(f"the name {_shown(fields['name'])} stands in line {before} already")
+                raise InvalidRequest(f"the name {quoted(fields['name'])} stands in line {before} already")
             ready.append(fields)
         except InvalidRequest as error:
             problems.append(f"line {row.line}: {error.message}")
@@ -179,10 +179,6 @@ async def _withdraw(keys: Keys, records: Iterable[Record]) -> None:
             await keys.cabinet.replace(record, revoked)
     except StoreUnavailable:
         pass  # it is gone: the secrets are as lost as the keys, and the audit log names the ids
-
-
-def _shown(word: str) -> str:
-    return repr(word[:60])
 
 
 def inert(cell: str) -> str:

@@ -21,7 +21,7 @@ import msgspec
 from providers.errors import InvalidRequest, NotFound, StoreUnavailable
 from router.audit import Actor, Audit, Trail
 from router.cabinet import Cabinet
-from router.changes import LONGEST_NAME, Change, Conflict, checked, parse_expiry, text
+from router.changes import LONGEST_NAME, Change, Conflict, checked, parse_expiry, quoted, text
 from router.credentials import (
     ALPHABET,
     ID_LENGTH,
@@ -481,7 +481,7 @@ _NO_OVERLAP: Final[Mapping[str, Any]] = {"old_digest": "", "old_until": None}
 
 
 def _missing(ref: str) -> NotFound:
-    return NotFound(f"there is no key '{ref[:LONGEST_NAME]}'")
+    return NotFound(f"there is no key {quoted(ref)}")
 
 
 def _records(raws: Any) -> Sequence[Record]:  # an iterable of bytes and None

@@ -19,7 +19,7 @@ import msgspec
 from providers.errors import InvalidRequest, NotFound
 from router.audit import Trail
 from router.cabinet import Cabinet
-from router.changes import LONGEST_NAME, Conflict, TeamChange, checked_team
+from router.changes import LONGEST_NAME, Conflict, TeamChange, checked_team, quoted
 from router.descriptions import describe_team
 from router.limit_text import merge
 from router.records import DEFAULT_TEAM, TeamRecord, is_team_id, new_etag, new_team_id, successor
@@ -97,7 +97,7 @@ class Teams:
     def _missing(self, ref: str, names: Iterable[str]) -> NotFound:
         likely = near(ref, names)
         return NotFound(
-            f"there is no team '{ref[:LONGEST_NAME]}'" + (f"; did you mean '{likely}'?" if likely else ""), param="team"
+            f"there is no team {quoted(ref)}" + (f"; did you mean '{likely}'?" if likely else ""), param="team"
         )
 
     async def ensure_default(self) -> TeamRecord:
@@ -153,7 +153,7 @@ class Teams:
         for _ in range(TRIES):
             old = await self._cabinet.team(team_id)
             if old is None:
-                raise NotFound(f"there is no team '{ref}'", param="team")
+                raise NotFound(f"there is no team {quoted(ref)}", param="team")
             require(expected, old.version, old.etag, "team")
             _allowed(old, fields)
             new = msgspec.structs.replace(old, **fields, limits=merge(old.limits, steps))
