@@ -153,7 +153,7 @@ class App:
         if anonymous is not None:
             key = await runtime.ledger.identify_anonymous(anonymous)
         else:
-            key = await runtime.ledger.identify(credential)
+            key = await runtime.ledger.identify(credential, runtime.address(scope))
         if not key.admits(runtime.address(scope)):
             raise NotAllowed("This API key may not be used from your network address.")
         return key
@@ -228,7 +228,9 @@ class App:
             (b"access-control-allow-methods", b"GET, POST, DELETE, HEAD, OPTIONS"),
             (b"access-control-allow-headers", (wanted or "authorization, content-type").encode("latin-1")),
             (b"access-control-expose-headers", b"x-request-id, x-switchyard-model, x-switchyard-provider, "
-             b"x-switchyard-fallback, x-switchyard-attempts, retry-after"),
+             b"x-switchyard-fallback, x-switchyard-attempts, x-switchyard-degraded, retry-after, x-should-retry, "
+             b"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
+             b"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"),
             (b"access-control-max-age", b"600"),
             (b"vary", b"origin"),
         ]  # fmt: skip

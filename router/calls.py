@@ -185,7 +185,7 @@ class Calls:
         if anonymous is not None:
             hold = await runtime.ledger.reserve_anonymous(anonymous, call_id=trace.request_id, prepare=prepare)
         else:
-            hold = await runtime.ledger.reserve(credential, call_id=trace.request_id, prepare=prepare)
+            hold = await runtime.ledger.reserve(credential, call_id=trace.request_id, prepare=prepare, address=address)
         if loaded is None:
             trace.limits, trace.degraded = limit_headers(hold.standing), not hold.reserved
             return hold

@@ -35,6 +35,7 @@ from router.limits import Limit
 from router.link import Links, Refused, Unanswered
 from router.records import Key
 from router.store import Store, explain
+from router.throttle import Throttle
 
 __all__ = ["Ask", "Bill", "Hold", "Ledger", "credential_of"]
 
@@ -52,6 +53,10 @@ OUTAGE_MEMORY: Final = 60.0
 """Seconds for which a key that was seen counts as known while the store is away."""
 OUTAGE_CALLS: Final = 4
 """Calls of local models that a worker runs at once while the store is away."""
+STRANGERS: Final = 100
+"""Keys that do not exist, in a row, for which the store is asked on behalf of one address; then one every ..."""
+STRANGERS_PACE: Final = 0.5
+"""... so many seconds. Keys that are known pass whatever their neighbours do."""
 TRIES: Final = 5
 """Reservations of one call: its records may change, and a calendar window may end, while it asks."""
 
@@ -125,6 +130,7 @@ class Ledger:
         self._anonymous: dict[str, str] = {}
         self._unsettled: set[asyncio.Future[Any]] = set()
         self._outage = 0
+        self._strangers = Throttle(monotonic, burst=STRANGERS, pace=STRANGERS_PACE, what="API keys")
         self._replayer: asyncio.Task[None] | None = None
         self._closed = False
         self.settled_twice = 0
@@ -136,28 +142,30 @@ class Ledger:
 
     # --- the calls' side
 
-    async def reserve(self, credential: str | None, *, call_id: str, prepare: Prepare = _anything) -> Hold:
-        """Admit a call by its credential. Raises `Unauthorized`, `StoreUnavailable`, `RateLimitExceeded`,
-        `QuotaExceeded`, and what `prepare` raises."""
+    async def reserve(
+        self, credential: str | None, *, call_id: str, prepare: Prepare = _anything, address: str = ""
+    ) -> Hold:
+        """Admit a call by its credential. Raises `Unauthorized`, `TooManyAttempts`, `StoreUnavailable`,
+        `RateLimitExceeded`, `QuotaExceeded`, and what `prepare` raises."""
         if credential is None:
             raise missing()
         key_id = key_id_of(credential)
         if key_id is None:
             raise _unknown()
-        return await self._reserve(key_id, digest(self._pepper, credential), call_id, prepare)
+        return await self._reserve(key_id, digest(self._pepper, credential), call_id, prepare, address)
 
     async def reserve_anonymous(self, name: str, *, call_id: str, prepare: Prepare = _anything) -> Hold:
         """Admit a keyless call of a listener that is open to `name` (see `Keys.ensure_anonymous`)."""
         return await self._reserve(self._anonymous_id(name), None, call_id, prepare)
 
-    async def identify(self, credential: str | None) -> Key:
+    async def identify(self, credential: str | None, address: str = "") -> Key:
         """The active key of a credential, as `reserve` finds it, without a call."""
         if credential is None:
             raise missing()
         key_id = key_id_of(credential)
         if key_id is None:
             raise _unknown()
-        return await self._identify(key_id, digest(self._pepper, credential))
+        return await self._identify(key_id, digest(self._pepper, credential), address)
 
     async def identify_anonymous(self, name: str) -> Key:
         """The active key of a keyless listener, as `reserve_anonymous` finds it, without a call."""
@@ -221,12 +229,22 @@ class Ledger:
     def _anonymous_id(self, name: str) -> str:
         return self._anonymous.get(name) or self._anonymous.setdefault(name, anonymous_id(name))
 
-    async def _identify(self, key_id: str, shown: bytes | None) -> Key:
+    async def _identify(self, key_id: str, shown: bytes | None, address: str = "") -> Key:
+        self._strangers.admit(address)
         known = await self.memory.fetch(key_id)
         if known is None:
-            raise _unknown() if shown is not None else missing()
-        self._admit(known, shown)
+            raise self._stranger(shown, address)
+        try:
+            self._admit(known, shown)
+        except _Unknown:
+            self._strangers.failed(address)
+            raise
         return known.key
+
+    def _stranger(self, shown: bytes | None, address: str) -> SwitchyardError:
+        """The error for a key that does not exist. An address that asks for many is not looked up any more."""
+        self._strangers.failed(address)
+        return _unknown() if shown is not None else missing()
 
     def _admit(self, known: Known, shown: bytes | None) -> int:
         """Until when (ms of the store's clock, 0 for ever) this secret opens this key. Raises Unauthorized."""
@@ -252,7 +270,9 @@ class Ledger:
             raise Unauthorized("This API key has expired.")
         return ends * 1000
 
-    async def _reserve(self, key_id: str, shown: bytes | None, call_id: str, prepare: Prepare) -> Hold:
+    async def _reserve(
+        self, key_id: str, shown: bytes | None, call_id: str, prepare: Prepare, address: str = ""
+    ) -> Hold:
         if self._closed or self.journal.full:
             raise StoreUnavailable("No calls are taken until their settlements can be kept.", retry_after=1)
         known, fresh = self.memory.get(key_id), False
@@ -260,16 +280,21 @@ class Ledger:
         for _ in range(TRIES):
             if known is None:
                 if fresh:
-                    raise _unknown() if shown is not None else missing()
+                    raise self._stranger(shown, address)
+                self._strangers.admit(address)
                 known, fresh = await self.memory.fetch(key_id), True
                 continue
             try:
                 ends = self._admit(known, shown)
                 ask = prepare(known, False)
-            except SwitchyardError:
+            except SwitchyardError as error:
                 # By what was remembered. What the store says counts.
                 if fresh:
+                    if isinstance(error, _Unknown):
+                        self._strangers.failed(address)
                     raise
+                if isinstance(error, _Unknown):
+                    self._strangers.admit(address)
                 known, fresh = await self.memory.fetch(key_id), True
                 continue
             now = self._now()
@@ -319,9 +344,10 @@ class Ledger:
         began = self._monotonic()
         try:
             answer: Sequence[Any] = await self.links.ask(hold.account, command, limit=DECISION_LIMIT)
-        except (Unanswered, asyncio.CancelledError):
+        except (Unanswered, asyncio.CancelledError) as why:
             # It may hold by now, or soon: what comes first counts.
-            self._send(hold, self.bill(hold, NOTHING), "")
+            end = _ABORTED if isinstance(why, asyncio.CancelledError) else _UNDECIDED
+            self._send(hold, self.bill(hold, Bill(row=row[:-1] + end if row else b"")), "")
             raise
         except Refused as error:
             raise StoreUnavailable(
@@ -453,7 +479,14 @@ class Ledger:
 
 
 _LEASE_MS: Final = int(LEASE * 1000)
+_ABORTED: Final = b',"status":499,"outcome":"aborted"}'
+_UNDECIDED: Final = b',"status":503,"outcome":"quota_store"}'
+"""What the row of a call becomes whose reservation nobody waited for, or that was refused without an answer."""
 
 
-def _unknown() -> Unauthorized:
-    return Unauthorized("Incorrect API key provided.")
+class _Unknown(Unauthorized):
+    """No such key, or not its secret: both look alike."""
+
+
+def _unknown() -> _Unknown:
+    return _Unknown("Incorrect API key provided.")

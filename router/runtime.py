@@ -328,7 +328,12 @@ class Runtime:
             "first_content_ms": _ms(trace.first_content, trace.started),
         }
         if hold is not None:
-            bill, detail = self.accounts.final(trace, hold, told, label)
+            try:
+                bill, detail = self.accounts.final(trace, hold, told, label)
+            except BaseException:
+                # A bug of ours must not keep the hold alive for ever.
+                self.ledger.settle(hold)
+                raise
             self.ledger.settle(hold, bill)
             usage: Usage | None = detail.usage
             mark: str | None = detail.mark

@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 
 from providers.errors import SwitchyardError, TooLarge, Unauthorized
-from router.admin.throttle import Throttle
 from router.audit import Actor
 from router.credentials import credential_of
 from router.keys import Keys
+from router.throttle import Throttle
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

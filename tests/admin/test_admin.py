@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from router.admin.throttle import BURST, PACE, Throttle, TooManyAttempts
+from router.throttle import BURST, PACE, Throttle, TooManyAttempts
 from router.credentials import new_credential
 from router.keys import Change, Keys
 from router.store import Store
@@ -166,7 +166,7 @@ def test_the_throttle_lets_up_and_stays_small(monkeypatch: pytest.MonkeyPatch) -
     throttle.admit("b")
     now += PACE + 0.1
     throttle.admit("a")
-    monkeypatch.setattr("router.admin.throttle.MOST_ADDRESSES", 10)
+    monkeypatch.setattr("router.throttle.MOST_ADDRESSES", 10)
     for number in range(100):
         throttle.failed(str(number))
     assert len(throttle._empty_at) <= 10

@@ -1,4 +1,4 @@
-"""Wrong admin tokens, counted per address: past a burst, the address is refused before anything is looked up."""
+"""Wrong secrets, counted per address: past a burst, the address is refused before anything is looked up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from providers.errors import SwitchyardError
 
 BURST = 10
-"""Wrong tokens in a row."""
+"""Wrong admin tokens in a row."""
 PACE = 6.0
 """Seconds until one more try is given."""
 MOST_ADDRESSES = 10_000
@@ -21,17 +21,28 @@ class TooManyAttempts(SwitchyardError):
 
 
 class Throttle:
-    """A leaky bucket per address. The clock is monotonic, in seconds."""
+    """A leaky bucket per address. The clock is monotonic, in seconds; `what` is told to who is refused."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        burst: int = BURST,
+        pace: float = PACE,
+        what: str = "admin tokens",
+    ) -> None:
         self._clock = clock
+        self._burst = burst
+        self._pace = pace
+        self._what = what
         self._empty_at: dict[str, float] = {}
         """When the address's bucket will have leaked out."""
 
     def admit(self, address: str) -> None:
-        full_for = self._empty_at.get(address, 0.0) - self._clock() - (BURST - 1) * PACE
+        """Raises TooManyAttempts."""
+        full_for = self._empty_at.get(address, 0.0) - self._clock() - (self._burst - 1) * self._pace
         if full_for > 0:
-            raise TooManyAttempts("Too many wrong admin tokens from this address: wait.", retry_after=full_for)
+            raise TooManyAttempts(f"Too many wrong {self._what} from this address: wait.", retry_after=full_for)
 
     def failed(self, address: str) -> None:
         now = self._clock()
@@ -39,4 +50,4 @@ class Throttle:
             self._empty_at = {known: at for known, at in self._empty_at.items() if at > now}
             if len(self._empty_at) >= MOST_ADDRESSES:  # an attack from very many addresses: forget the oldest
                 del self._empty_at[next(iter(self._empty_at))]
-        self._empty_at[address] = max(self._empty_at.get(address, 0.0), now) + PACE
+        self._empty_at[address] = max(self._empty_at.get(address, 0.0), now) + self._pace
