@@ -230,7 +230,9 @@ class Ledger:
         return self._anonymous.get(name) or self._anonymous.setdefault(name, anonymous_id(name))
 
     async def _identify(self, key_id: str, shown: bytes | None, address: str = "") -> Key:
-        self._strangers.admit(address)
+        known = self.memory.get(key_id)
+        if known is None or (shown is not None and not hmac.compare_digest(shown, known.digest)):
+            self._strangers.admit(address)
         known = await self.memory.fetch(key_id)
         if known is None:
             raise self._stranger(shown, address)
