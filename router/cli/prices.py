@@ -49,7 +49,7 @@ def _show_lists(known: Prices, as_json: bool) -> None:
     if as_json:
         print_json({"unit": "USD per million tokens", "prices": [_listed(entry) for entry in rows]})
     else:
-        print_table(HEAD, ([_name(entry), *_cells(entry.price)] for entry in rows))
+        print_table(HEAD, ([_name(entry), *_cells(entry.price, _lower(entry))] for entry in rows))
 
 
 def _show_model(snapshot: Snapshot, known: Prices, model: str, as_json: bool) -> bool:
@@ -78,7 +78,13 @@ def _name(entry: Entry) -> str:
     return f"{entry.provider or entry.vendor}/{entry.pattern.text}{host}"
 
 
-def _cells(price: Price) -> tuple[str, ...]:
+def _lower(entry: Entry) -> str:
+    """What it costs outside its peak hours."""
+    low = entry.off_peak.price if entry.off_peak else None
+    return f"off-peak {_dollars(low.input)} and {_dollars(low.output)}" if low else ""
+
+
+def _cells(price: Price, lower: str = "") -> tuple[str, ...]:
     if price.free:
         return "free", "", "", "", _span(price), price.looked_at, price.source
     cached = _dollars(price.cached) if price.cached is not None else ""
@@ -86,7 +92,7 @@ def _cells(price: Price) -> tuple[str, ...]:
         _dollars(price.input),
         cached,
         _dollars(price.output),
-        ", ".join(_more(price)),
+        ", ".join([*_more(price), *([lower] if lower else [])]),
         _span(price),
         price.looked_at,
         price.source,
@@ -123,6 +129,7 @@ def _listed(entry: Entry) -> dict[str, Any]:
         "currency": entry.currency,
         "own": entry.own,
         **_plain(entry.price),
+        "off_peak": _plain(entry.off_peak.price) if entry.off_peak else None,
     }
 
 
