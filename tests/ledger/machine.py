@@ -54,9 +54,9 @@ KINDS: Mapping[str, Kind] = {
 Limits = Mapping[tuple[str, str], int]
 LIMITS = st.dictionaries(
     st.tuples(st.sampled_from(sorted(KINDS)), st.sampled_from(PATTERNS)),
-    st.sampled_from([0, 30, 50, 70, 100, 100]),  # per cent of the most
-    min_size=1,
-    max_size=4,
+    st.sampled_from([100, 70, 50, 30, 100, 70, 50, 30, 100, 100, 0]),  # per cent of the most
+    min_size=2,
+    max_size=5,
 )
 MOMENTS = {
     "an hour": datetime(2026, 11, 22, 10, 59, 58, tzinfo=UTC),
@@ -70,7 +70,7 @@ JUMPS = (
     *(HOUR, DAY, 7 * DAY, 31 * DAY),
     *(-1, -SECOND, -20 * SECOND, -61 * SECOND, -HOUR, -DAY, -31 * DAY),
 )
-SMALL_JUMPS = JUMPS[:7]
+SMALL_JUMPS = (1, 400, SECOND, SECOND, 5 * SECOND, 12 * SECOND, -SECOND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,7 @@ class Client:
     """One worker: what it knows of the records, and how wrong its clock is (ms)."""
 
     skew: int = 0
+    beat: Act | None = None
     known: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -151,12 +152,21 @@ class Ledger(RuleBasedStateMachine):
     def wait(self, jump: int) -> None:
         self.now += jump
 
+    @rule(window=st.sampled_from(CALENDAR), before=st.sampled_from([-3000, -1, 0]), over=st.booleans())
+    def edge(self, window: str, before: int, over: bool) -> None:
+        """To the end of a window; perhaps over it with calls that run."""
+        self.now = books.window(window, self.now // 1000, self.zone)[1] * 1000 + before
+        if over:
+            self.serve("k1", MODELS[0], 5, 5, "running", 2)
+            self.now += 4000
+            self.serve("k1", MODELS[0], 5, 5, "running", 1)
+
     @rule(
         client=st.integers(0, 2),
         key=st.sampled_from(KEYS),
         model=st.sampled_from(MODELS),
-        tokens=st.integers(0, 200),
-        cost=st.integers(0, 500),
+        tokens=st.integers(0, 100),
+        cost=st.integers(0, 400),
         ends=st.sampled_from([0, 0, 0, 0, 0, 1, -1, HOUR]),
         fate=st.sampled_from(["told", "told", "told", "twice", "answer lost", "late"]),
         many=st.sampled_from([1, 1, 1, 2, 5]),
@@ -174,17 +184,19 @@ class Ledger(RuleBasedStateMachine):
     @rule(
         key=st.sampled_from(KEYS),
         model=st.sampled_from(MODELS),
-        tokens=st.integers(1, 200),
-        cost=st.integers(1, 500),
+        tokens=st.integers(1, 100),
+        cost=st.integers(1, 400),
         used=st.sampled_from(["nothing", "as held", "as held", "less", "more"]),
         many=st.integers(1, 4),
+        lasts=st.sampled_from([0, 0, 400, 1500, -1500]),
     )
-    def serve(self, key: str, model: str, tokens: int, cost: int, used: str, many: int) -> None:
+    def serve(self, key: str, model: str, tokens: int, cost: int, used: str, many: int, lasts: int = 0) -> None:
         """Calls as they usually are: reserved, and settled."""
         for _ in range(many):
             call = self._call(0, key, model, tokens, cost)
             self._reserve(call, "told")
-            if call.state == "live":
+            self.now += lasts
+            if call.state == "live" and used != "running":
                 self._settle(call, used)
 
     @precondition(lambda self: any(call.state in ("asked", "live") for call in self.calls))
@@ -193,11 +205,14 @@ class Ledger(RuleBasedStateMachine):
         used=st.sampled_from(["nothing", "as held", "less", "more", "much more", "a free call"]),
         twice=st.booleans(),
         held_back=st.sampled_from([False, False, False, True]),
+        heard=st.booleans(),
     )
-    def settle(self, which: int, used: str, twice: bool, held_back: bool) -> None:
+    def settle(self, which: int, used: str, twice: bool, held_back: bool, heard: bool) -> None:
         running = [call for call in self.calls if call.state in ("asked", "live")]
         call = running[which % len(running)]
         self._settle(call, used, twice, held_back)
+        if heard and (last := self.clients[call.client].beat):
+            self._do(last, keep=False)  # a heartbeat on the way when the call ended
 
     def _settle(self, call: Call, used: str, twice: bool = False, held_back: bool = False) -> None:
         call.state = "over"
@@ -225,10 +240,35 @@ class Ledger(RuleBasedStateMachine):
             books.beat(LEASE, records, told),
             lambda account, now: account.beat(now, LEASE, records, told),
         )
+        self.clients[client].beat = act
         etags = self._do(act, twice)[1]
         for call in live:
             if etags[records.index(f"key:{call.key}")] is None:
                 call.state = "lost"  # its key is gone
+
+    @rule(
+        client=st.sampled_from([0, 0, 0, 1, 2]),
+        told=st.sampled_from(["less", "as held", "more", ""]),
+        swept=st.booleans(),
+        others=st.booleans(),
+        then=st.sampled_from(["goes on", "less", "nothing", "more", "goes on", ""]),
+    )
+    def stand_still(self, client: int, told: str, swept: bool, others: bool, then: str) -> None:
+        """A client is not heard of for longer than a lease; then its calls end, or go on."""
+        if client == 0:
+            self.serve("k1", MODELS[0], 10, 10, "running", 1)
+        self.beat(client, told, False)
+        self.now += LEASE
+        if swept:
+            self.sweep(100, False)
+        if others:
+            self.serve("k1", MODELS[0], 5, 5, "less", 1)
+        if then == "goes on":
+            self.beat(client, told, True)
+        elif then:
+            for call in self.calls:
+                if call.client == client and call.state == "live":
+                    self._settle(call, then)
 
     @rule(most=st.sampled_from([1, 3, 100]), twice=st.booleans())
     def sweep(self, most: int, twice: bool) -> None:

@@ -21,7 +21,7 @@ from tests.ledger.machine import against
 
 RUNS = int(os.environ.get("LEDGER_RUNS", "0"))
 USUAL = settings(
-    max_examples=RUNS or 100,
+    max_examples=RUNS or 150,
     stateful_step_count=60,
     derandomize=not RUNS,
     database=None,
