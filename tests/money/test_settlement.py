@@ -8,7 +8,6 @@ import json
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +17,9 @@ import pytest
 from tests.conftest import Serve
 from tests.money import bank as banks
 from tests.money.bank import INPUT, OUTPUT, Account, Bank, until
-from tests.simulators.client import CLIENTS, OLLAMA, OPENAI, Client, ClientDialect
+from tests.simulators.client import CLIENTS, OLLAMA, OPENAI, ClientDialect
 from tests.simulators.router import ROOT
-from tests.simulators.scripts import ANSWER, PART, content_then_silence
+from tests.simulators.scripts import ANSWER, PART
 from tests.simulators.server import Exchange, Script, Simulator
 
 # Counted by hand. The prompt `Hello` has 5 characters, rounded up to 2 tokens, and 4 of a message. ANSWER has 30 ASCII
@@ -140,8 +139,8 @@ def paying(
     """A router with paid providers; `hasty` waits 0.3 s for a first word."""
     row = {"priced*": {"input": INPUT, "output": OUTPUT, "cached": 100, "reasoning": 5000}}
     prices = banks.price_file(tmp_path_factory.mktemp("prices"), "cloud", "hasty", "idle", **row)
-    hasty = banks.SECONDS | {"first_content": 0.3}
-    idle = banks.SECONDS | {"idle": 0.5}
+    hasty = {**banks.SECONDS, "first_content": 0.3}
+    idle = {**banks.SECONDS, "idle": 0.5}
     config = {
         "providers": {
             "cloud": banks.cloud(cloud.url),
@@ -325,10 +324,7 @@ def test_the_failed_attempt_before(
 ) -> None:
     """One that took the prompt may be billed for it; one that refused is not. Each by its own provider's row."""
     ask(account, dialect, model, stream=True)
-    if billed:
-        charge = Charge(PROMPT + 7, 3, "estimated")
-    else:
-        charge = Charge(7, 3)
+    charge = Charge(PROMPT + 7, 3, "estimated") if billed else Charge(7, 3)
     assert_charged(paying, account, charge)
     report = paying.admin.request("GET", f"/admin/api/usage?key={account.id}&group_by=provider&since=2d").json
     rows = {row["provider"]: row for row in report["data"]}
