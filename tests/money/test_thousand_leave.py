@@ -92,7 +92,7 @@ def crowd(at: Bank, accounts: list[Account], seed: int) -> dict[str, tuple[str, 
     """All calls, so many at a time: how each client went, by model."""
     dice = random.Random(seed)
 
-    async def run() -> dict[str, str]:
+    async def run() -> dict[str, tuple[str, int]]:
         places = asyncio.Semaphore(AT_ONCE)
 
         async def call(number: int) -> tuple[str, tuple[str, int]]:
@@ -168,7 +168,7 @@ def test_a_thousand_streams(pair: Bank, cloud: Simulator, clock: Clock, seed: in
             wanted = (USAGE["prompt_tokens"], USAGE["completion_tokens"])
             assert (line["tokens_in"], line["tokens_out"]) == wanted
         else:
-            assert went[model] != "whole", line
+            assert went[model][0] != "whole", line
             assert line["mark"] == "aborted", line
             # The report, where it had come already; the larger of it and our own count.
             assert line["tokens_in"] in ((PROMPT, USAGE["prompt_tokens"]) if model in clock.finished else (PROMPT,))
