@@ -11,7 +11,7 @@ import time
 import pytest
 
 from router.holds import LEASE, PACE, SWEEP_PACE
-from tests.money.bank import INPUT, OUTPUT, Bank, chat, read_answer, until
+from tests.money.bank import INPUT, OUTPUT, Bank, chat, until
 from tests.router.test_serve import sockets_of, workers_of
 from tests.simulators.client import OPENAI
 from tests.simulators.server import Exchange, Simulator
