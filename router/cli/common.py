@@ -51,6 +51,10 @@ def read_config(option: Path | None, copy: Path | None = None) -> Config:
 
     try:
         config = load_config(config_path(option), os.environ, copy)
+        if config.prices.file is not None:
+            from router.prices import load_prices
+
+            load_prices(config)
     except ConfigErrors as errors:
         for problem in errors.problems:
             typer.echo(str(problem), err=True)

@@ -171,11 +171,13 @@ def _open_files(patient: Doctor) -> Iterable[Finding]:
 
 def _config(patient: Doctor) -> Iterable[Finding]:
     from router.config import ConfigErrors, load_config
+    from router.prices import load_prices
     from router.snapshot import compile_snapshot
 
     try:
         patient.config = load_config(patient.path, patient.env)
         patient.providers = list(compile_snapshot(patient.config).providers.values())
+        load_prices(patient.config)
     except ConfigErrors as errors:
         for problem in errors.problems:
             yield Finding("fail", "config", str(problem))

@@ -80,7 +80,7 @@ def test_an_unknown_price_is_said(folder: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("verb", ["check", "prices"])
+@pytest.mark.parametrize("verb", ["check", "prices", "serve"])
 def test_a_bad_price_file_is_reported_with_its_place(folder: Path, verb: str) -> None:
     (folder / "own.yaml").write_text(OWN.replace("7.1,", "seven,"))
     done = run(folder, verb)
