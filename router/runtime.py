@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from providers.call import Call
 from providers.errors import (
     InvalidRequest,
@@ -30,6 +32,7 @@ from providers.events import Usage
 from providers.vendor import ModelFacts
 from providers.wire import Stamp
 from providers.wires.ollama.loading import load_answer
+from router import functions
 from router.accounts import Accounts
 from router.browsers import host_allowed, origin_allowed
 from router.calls import Calls
@@ -51,7 +54,7 @@ from router.provider import Running
 from router.requestlog import RequestLog
 from router.routing import Provider, Snapshot, compile_snapshot
 from router.slots import ALONE, Slot, Told, disagreement
-from router.store import Store, open_store
+from router.store import Store, explain, open_store
 from router.trace import Trace
 from router.transport import HttpTransport
 
@@ -142,6 +145,7 @@ class Runtime:
         url = self.config.redis.url.get_secret_value()
         self.store = await open_store(url, self.data_dir, role="command" if worker else "serve")
         undo.push_async_callback(self.store.close)
+        self.store.add_gate(self._load_functions)
         if worker:
             self.store.watch()
         token = self.config.server.admin_token  # the file's, else SWITCHYARD_ADMIN_TOKEN: the config has read both
@@ -171,6 +175,14 @@ class Runtime:
             undo.callback(self.spawn(self._make_later(on_made)).cancel)
         undo.push_async_callback(self.discovery.stop)
         await self.discovery.start()
+
+    async def _load_functions(self) -> str | None:
+        """Why the store cannot take the ledger's functions, None when it has them."""
+        try:
+            await functions.load(self.store)
+        except (RedisError, OSError) as error:
+            return explain(self.store.name, error)
+        return None
 
     async def _make(self, on_made: Callable[[Bootstrap], None] | None) -> bool:
         """The first admin token and key, and the keys of keyless listeners. False when the store is down."""
@@ -395,6 +407,7 @@ class Runtime:
         return ready, {
             "status": "draining" if self.draining else "ready" if ready else "not ready",
             "store": store or "ok",
+            "store_warnings": list(self.store.warnings),
             "config": self.config_problem or disagreement(workers) or "ok",
             "config_digest": self.config.origin.digest,
             "workers": {str(number): {"pid": told.pid, "config": told.config} for number, told in workers.items()},
