@@ -1,12 +1,12 @@
 # Everything here sets itself up on a machine with Python 3.11 and nothing else: `make serve` and `make test` are enough.
 #
 #   make serve ARGS="--port 9000"     options for `switchyard serve`
-#   make test ARGS="-k ollama"        options for pytest
+#   make test ARGS="-k ollama"        options for pytest (and for make slow)
 #   make PYTHON=/path/to/python3.11   another Python
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format bench lock licences clean setup
+.PHONY: help serve test slow check format bench lock licences clean setup
 ARGS ?=
 RUN := .venv/bin/python -m
 CODE := router providers tools tests
@@ -31,6 +31,9 @@ serve: setup ## set up if needed, then run the router
 
 test: setup ## set up if needed, then run all tests
 	@$(RUN) pytest $(ARGS)
+
+slow: setup ## the tests that take minutes: long outages, many rounds, mutations
+	@$(RUN) pytest -m slow $(ARGS)
 
 check: setup ## format, lint, types, import layers, documentation
 	@$(RUN) ruff format --check .

@@ -10,8 +10,6 @@ import pytest
 from tests.clients.desk import Desk
 from tests.clients.environments import tour
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def told(desk: Desk) -> Mapping[str, str | None]:

@@ -30,13 +30,11 @@ def newest(desk: Desk) -> Mapping[str, str | None]:
     return tour("openai", replace(desk, tag=NEWEST))
 
 
-@pytest.mark.slow
 @EACH
 def test_newest(check: Check, newest: Mapping[str, str | None]) -> None:
     assert newest[check.__name__] is None, newest[check.__name__]
 
 
-@pytest.mark.slow
 def test_the_newest_is_newer(newest: Mapping[str, str | None]) -> None:
     asked = [str(environment("openai")), "-c", "import openai; print(openai.__version__)"]
     told = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True).stdout

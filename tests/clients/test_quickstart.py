@@ -9,13 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from tests.simulators.client import Client
 from tests.simulators.programs import need
 from tests.simulators.router import ROOT, RouterProcess
 
-pytestmark = pytest.mark.slow
 COMMAND = Path(sys.executable).with_name("switchyard")
 
 

@@ -7,12 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
 def test_litellm_for_real() -> None:
     environment = {
         key: value for key, value in os.environ.items() if not key.endswith(("_API_KEY", "_proxy", "_PROXY"))

@@ -15,7 +15,6 @@ from tests.seeds.conftest import PORT, shipped_config
 from tests.seeds.running import PROGRAMS, Printed, run_python, run_shell
 from tests.simulators.router import RouterProcess
 
-pytestmark = pytest.mark.slow
 URL = f"http://localhost:{PORT}"
 CHINESE = re.compile("[\u4e00-\u9fff]")
 
