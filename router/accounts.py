@@ -22,7 +22,7 @@ from router.ledger import NOTHING, Ask, Bill, Ledger
 from router.networks import allowed
 from router.patterns import Pattern
 from router.places import NoPlace
-from router.prices import Price, Prices
+from router.prices import Prices
 from router.routing import Plan, Skipped, Snapshot, Target
 from router.trace import AttemptRecord, Trace
 
@@ -50,7 +50,6 @@ class Surroundings(Protocol):
     snapshot: Snapshot
     prices: Prices
     ledger: Ledger
-    clock: Callable[[], float]
 
 
 class Accounts:
@@ -59,9 +58,10 @@ class Accounts:
     def __init__(self, around: Surroundings) -> None:
         self._around = around
 
-    def price(self, target: Target) -> Price | None:
-        """What a target costs now; None when nobody knows."""
-        return self._around.prices.find(target.provider, target.model, self._around.clock())
+    def prices(self, trace: Trace) -> settlement.PriceOf:
+        """What a target costs a call, by the price of when it came in; None when nobody knows."""
+        find, moment = self._around.prices.find, trace.created
+        return lambda target: find(target.provider, target.model, moment)
 
     # --- before
 
@@ -69,7 +69,8 @@ class Accounts:
         """What a planned call asks for. Sets the trace's plan, without the targets that it may not be charged for.
         Raises Unpriced."""
         attempts = plan.attempts
-        most = bound(call, attempts, self.price)
+        price = self.prices(trace)
+        most = bound(call, attempts, price)
         if most.unpriced and (strict := self._why_priced(known)) is not None:
             kept = tuple(attempt for attempt, cost in zip(attempts, most.costs, strict=True) if cost is not None)
             left_out = (attempt for attempt, cost in zip(attempts, most.costs, strict=True) if cost is None)
@@ -81,7 +82,7 @@ class Accounts:
                     param="model",
                 )
             plan = replace(plan, attempts=kept, skipped=(*plan.skipped, *skipped))
-            most = bound(call, kept, self.price)
+            most = bound(call, kept, price)
         trace.plan = plan
         open_ended = call.sampling.max_tokens is None and call.kind != "embed"
         trace.amounts = Amounts(most.tokens, most.cost, most.prompt, open_ended)
@@ -119,6 +120,7 @@ class Accounts:
         call = trace.call
         assert call is not None
         prompt: list[int] = []
+        price_of = self.prices(trace)
 
         def so_far() -> bytes:
             if not prompt:
@@ -126,7 +128,7 @@ class Accounts:
             record = trace.attempts[-1] if trace.attempts else None
             if record is None or record.meter is None:
                 return self._around.ledger.bill(hold, NOTHING)
-            price = self.price(record.target)
+            price = price_of(record.target)
             tokens, cost = settlement.so_far(record.meter, prompt[0], price)
             where = _where(record.target)
             out = max(tokens - prompt[0], 0)
@@ -143,7 +145,7 @@ class Accounts:
     def final(self, trace: Trace, hold: Hold, row: Mapping[str, Any], label: str) -> tuple[Bill, settlement.Bill]:
         """The bill of an ended call, as the ledger takes it and in detail. `row`: what the recent requests show of its
         end; `label`: the model's name where nobody answered."""
-        detail = settlement.settle(trace, self.price)
+        detail = settlement.settle(trace, self.prices(trace))
         last = trace.answered or (trace.attempts[-1].target if trace.attempts else None)
         whole = _where(last) if last is not None else f"{_word(label)}\tnone\t"
         metrics: list[str | int] = []

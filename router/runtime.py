@@ -171,6 +171,7 @@ class Runtime:
                 undo.push_async_callback(model.stop)
                 await model.start()
         self.snapshot = self._compile(self.config)
+        self.prices.prepare(tuple(self.snapshot.providers.values()))
         if not worker and not await self._make(on_made):
             undo.callback(self.spawn(self._make_later(on_made)).cancel)
         undo.push_async_callback(self.discovery.stop)
@@ -227,6 +228,7 @@ class Runtime:
             config = load_config(self.config_path, os.environ)
             snapshot = self._compile(config)
             prices = load_prices(config)
+            prices.prepare(tuple(snapshot.providers.values()))
         except ConfigErrors as errors:
             self.config_problem = "; ".join(str(problem) for problem in errors.problems[:5])
         else:
