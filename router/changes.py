@@ -153,13 +153,9 @@ def _networks(values: Sequence[str]) -> tuple[str, ...]:
 @lru_cache(256)
 def _timezone(name: str) -> str:
     try:
-        ZoneInfo(name)
-    except (OSError, ValueError):  # not found (a KeyError's subclass below), a directory, or no name at all
+        known = name == "UTC" or (bool(name) and ZoneInfo(name) is not None)
+    except (OSError, ValueError, KeyError):  # a directory, no such name at all, or none that is here
         known = False
-    except KeyError:
-        known = False
-    else:
-        known = bool(name)
     if not known:
         raise InvalidRequest(
             "timezone is a name such as UTC, Asia/Shanghai or Europe/Berlin; this machine does not know the one given",

@@ -18,6 +18,9 @@ from router.records import AUDIT, AUDIT_HEAD
 from router.store import Store, open_store
 
 
+PEPPER = b"the pepper of these tests"
+
+
 async def test_every_change_is_there_with_who_and_what(keys: Keys) -> None:
     by = keys.acting(Actor("key AAAAAAAAAAAA", "192.0.2.7"))
     made = await by.make(Change(name="k", team="web"))
@@ -148,6 +151,17 @@ async def forged(store: Store) -> None:
     await other.append({"actor": "a", "action": "test", "target": "x", "result": "accepted"})
 
 
+async def spliced(store: Store) -> None:
+    """Entries with the right numbers and seals, of another chain under the same pepper."""
+    ours = await store.run("LRANGE", AUDIT, 0, -1)
+    head = await store.run("GET", AUDIT_HEAD)
+    await store.run("DEL", AUDIT, AUDIT_HEAD)
+    await filled(Keys(store, PEPPER))
+    await store.run("LTRIM", AUDIT, 0, 2)
+    await store.run("RPUSH", AUDIT, *ours[3:])
+    await store.run("SET", AUDIT_HEAD, head)
+
+
 @pytest.mark.parametrize(
     "tamper",
     [
@@ -163,9 +177,11 @@ async def forged(store: Store) -> None:
         repeated,
         junk,
         forged,
+        spliced,
     ],
 )
-async def test_tampering_is_found(keys: Keys, store: Store, tamper: Tamper) -> None:
+async def test_tampering_is_found(store: Store, tamper: Tamper) -> None:
+    keys = Keys(store, PEPPER)
     await filled(keys)
     assert (await keys.audit.verify()).ok
     await tamper(store)
