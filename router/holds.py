@@ -52,6 +52,8 @@ class Hold:
     checks: bytes = NO_CHECKS
     amounts: Amounts = NO_AMOUNTS
     known: Known | None = None
+    shown: bytes | None = field(default=None, repr=False)
+    """Digest of the secret that it was admitted by; None without one."""
     standing: tuple[tuple[Check, int, int], ...] = ()
     """Each check with what is left of it and the milliseconds until it is whole again, as of the admission."""
     reserved: bool = True
@@ -72,12 +74,13 @@ class Hold:
 
 
 class Live:
-    """The running calls of this worker. `check` gives why a key may not go on, or None."""
+    """The running calls of this worker. `recheck` gives why a call may not go on, or None; it is told whether the
+    records of its key have changed."""
 
     def __init__(
         self,
         links: Asks,
-        recheck: Callable[[Hold], Any],
+        recheck: Callable[[Hold, bool], Any],
         monotonic: Callable[[], float],
         told: Callable[[int], None],
         accounts: Callable[[], Iterable[str]],
@@ -117,9 +120,15 @@ class Live:
         for hold in self._holds:
             if now - hold.since >= PACE / 2 and not hold.settled:
                 accounts.setdefault(hold.account, []).append(hold)
+        failed: Exception | None = None
         for account, holds in accounts.items():
-            for first in range(0, len(holds), MOST_AT_ONCE):
-                await self._beat(account, holds[first : first + MOST_AT_ONCE])
+            try:
+                for first in range(0, len(holds), MOST_AT_ONCE):
+                    await self._beat(account, holds[first : first + MOST_AT_ONCE])
+            except (StoreUnavailable, RedisError) as error:
+                failed = failed or error  # a record that cannot be read ends no lease but its own account's
+        if failed is not None:
+            raise failed
 
     async def _beat(self, account: str, holds: list[Hold]) -> None:
         names = list(dict.fromkeys(name for hold in holds if hold.known is not None for name in hold.known.names))
@@ -134,8 +143,9 @@ class Live:
             known = hold.known
             if known is None or hold.settled or hold.cut is None:
                 continue
-            if tuple(etags[name] for name in known.names) != known.etags or known.key.expires_at is not None:
-                why = await self._recheck(hold)
+            changed = tuple(etags[name] for name in known.names) != known.etags
+            if changed or known.key.expires_at is not None or known.key.old_until is not None:
+                why = await self._recheck(hold, changed)
                 if why is not None and not hold.settled:
                     hold.cut(why)
 
@@ -165,3 +175,5 @@ class Live:
             except (StoreUnavailable, RedisError) as error:
                 # Leases outlive a short absence; `Links` tells of it.
                 log.debug("%s failed: %s", getattr(work, "__name__", "task"), type(error).__name__)
+            except Exception:
+                log.exception("%s failed", getattr(work, "__name__", "task"))

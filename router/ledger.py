@@ -303,6 +303,7 @@ class Ledger:
             team = known.team.id
             calendar = self._calendar(known.zone)
             hold = Hold(team, known.prefix, call_id, str(int(now // 3600)), now, amounts=ask.amounts, known=known)
+            hold.shown = shown
             hold.day = calendar.day(now)
             checks = self._checks(known, ask)
             hold.checks = packed(checks, ask.amounts, calendar, now, newest) if checks else NO_CHECKS
@@ -378,24 +379,24 @@ class Ledger:
             raise error from None
         self._outage += 1
         without = Hold(hold.account, hold.prefix, hold.call_id + "-", hold.hour, hold.moment, known=known)
-        without.reserved, without.day = False, hold.day
+        without.reserved, without.day, without.shown = False, hold.day, hold.shown
         without.since = self._monotonic()
         return without
 
-    async def _recheck(self, hold: Hold) -> SwitchyardError | None:
-        """Why a running call's key may not go on. The secret was right when it began."""
-        assert hold.known is not None
-        key = hold.known.key
-        known = await self.memory.fetch(key.id)
-        if known is None:
-            return Unauthorized("This API key is gone.")
-        hold.known = known
-        if known.key.state != "active":
-            return Unauthorized(f"This API key is {known.key.state}.")
-        if known.team.state != "active":
-            return Unauthorized(f"The team of this API key is {known.team.state}.")
-        if known.key.expired(self._now()):
-            return Unauthorized("This API key has expired.")
+    async def _recheck(self, hold: Hold, changed: bool) -> SwitchyardError | None:
+        """Why a running call may not go on: its key, its team, or the secret that it began with."""
+        known = hold.known
+        assert known is not None
+        if changed:
+            known = await self.memory.fetch(known.key.id)
+            if known is None:
+                return Unauthorized("This API key is gone.")
+            if known.prefix == hold.prefix:
+                hold.known = known  # else it has moved: this call stays with the team that it began in
+        try:
+            self._admit(known, hold.shown)
+        except Unauthorized as why:
+            return why
         return None
 
     # --- limits

@@ -179,7 +179,7 @@ def assert_charged(at: Bank, account: Account, charge: Charge, *, status: int | 
     (line,) = at.wait_lines(account.id, 1)
     at.at_rest(account.team)
     until(lambda: len(at.tombstones(account.team)) == 1)
-    assert at.counter(account, "budget_total") == (charge.cost, 0)
+    assert at.counter(account, "budget_total") == (charge.cost, 0), line
     assert at.counter(account, "max_requests") == (charge.requests, 0)
     assert at.counter(account, "max_tokens_day") == (charge.input + charge.output, 0)
     assert at.usage(account.team, account.id) == charge.all_metrics()
