@@ -104,7 +104,7 @@ class Accounts:
         if self._around.config.prices.unpriced == "refuse":
             return "calls without a known price are refused here"
         if any(limit.measure == "cost" for limit in known.limits):
-            return "this key has a limit in money"
+            return "this key or its team has a limit in money"
         return None
 
     @staticmethod

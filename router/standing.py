@@ -13,10 +13,10 @@ from datetime import tzinfo
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING, Any, Final
 
-from router.limits import Limit
+from router.limits import MICRO, Limit
 from router.periods import iso, window
 from router.records import counters_name
-from router.usage_text import Rate, money, to_cny
+from router.usage_text import Rate, to_cny
 
 if TYPE_CHECKING:
     from router.store import Store
@@ -103,11 +103,11 @@ def _rate(fields: Mapping[bytes, bytes], now: float) -> tuple[int, int | None]:
 
 
 def standing_json(found: Standing) -> dict[str, Any]:
-    """A limit as `/v1/usage` tells it: money as decimals of `unit`, other amounts as integers."""
+    """A limit as `/v1/usage` tells it: money as a number of `unit` (dollars or yuan), other amounts as integers."""
     as_money = found.limit.measure == "cost"
 
-    def shown(amount: int) -> int | str:
-        return money(amount) if as_money else amount
+    def shown(amount: int) -> int | float:
+        return amount / MICRO if as_money else amount
 
     return {
         "name": found.name,

@@ -151,9 +151,9 @@ def test_limits_show_what_is_spent(new_key: NewKey, admin: Client, fresh: Callab
         "rpm", "concurrency", "budget_total", "budget_month", "max_requests", "team.budget_day",
     }  # fmt: skip
     assert (found["rpm"]["spent"], found["max_requests"]["spent"], found["concurrency"]["held"]) == (2, 2, 0)
-    assert (found["budget_total"]["spent"], found["budget_total"]["remaining"]) == ("0.026", "1.974")
-    assert (found["budget_month"]["spent"], found["budget_month"]["unit"]) == ("0.182", "cny")
-    assert (found["team.budget_day"]["spent"], found["team.budget_day"]["held"]) == ("0.026", "0.00")
+    assert (found["budget_total"]["spent"], found["budget_total"]["remaining"]) == (0.026, 1.974)
+    assert (found["budget_month"]["spent"], found["budget_month"]["unit"]) == (0.182, "cny")
+    assert (found["team.budget_day"]["spent"], found["team.budget_day"]["held"]) == (0.026, 0)
     assert found["team.budget_day"]["resets_at"].endswith("T00:00:00Z")
 
     subscription = told(client, "/dashboard/billing/subscription")

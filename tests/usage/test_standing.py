@@ -54,9 +54,9 @@ async def test_every_kind_of_limit(store: Store, ledger: Ledger) -> None:
         },
     )  # fmt: skip
     assert await look(store, limits) == [
-        {"name": "budget_day", "limit": "5.00", "spent": "1.25", "held": "0.25", "remaining": "3.50", "unit": "usd",
+        {"name": "budget_day", "limit": 5.0, "spent": 1.25, "held": 0.25, "remaining": 3.5, "unit": "usd",
          "resets_at": "2026-11-23T00:00:00Z"},
-        {"name": "budget_total", "limit": "20.00", "spent": "25.00", "held": "0.00", "remaining": "0.00", "unit": "usd",
+        {"name": "budget_total", "limit": 20.0, "spent": 25.0, "held": 0.0, "remaining": 0.0, "unit": "usd",
          "resets_at": None},
         {"name": "max_requests_month", "limit": 100, "spent": 7, "held": 1, "remaining": 92, "unit": "requests",
          "resets_at": "2026-12-01T00:00:00Z"},
