@@ -81,7 +81,7 @@ class Audit:
                 raw, mark = self._sealed(entry)
                 if (await self._cabinet.call("audit", [AUDIT], [tail, raw, mark]))[0]:
                     await self._cabinet.ask("SET", AUDIT_HEAD, self._head(number + 1, mark))
-                    log.info("audit entry %d %s", number + 1, mark)
+                    log.info("audit entry %d:%s", number + 1, mark)
                     return number + 1
                 await asyncio.sleep(random.uniform(0, 0.002 * min(attempt + 1, 10)))  # noqa: S311 - jitter
         raise StoreUnavailable("The audit log is being written by too many others, so nothing was changed: try again.")
@@ -198,7 +198,7 @@ class Trail:
         nothing may be changed."""
         facts = {"actor": self.actor.name, "address": self.actor.address, "action": action, "target": target}
         if before is None and after is not None:  # something new: what is empty says nothing
-            after = {name: value for name, value in after.items() if value not in (None, "", [], {})}
+            after = brief(after)
         number = await self.audit.append({**facts, "before": before, "after": after, "result": "accepted", "of": None})
         written = Written(number)
         try:
@@ -217,6 +217,11 @@ class Trail:
             await self.audit.append({**facts, "before": None, "after": None, "result": result, "of": written.number})
         except StoreUnavailable:
             log.warning("audit entry %d failed (%s), which could not be written", written.number, written.failed)
+
+
+def brief(fields: Mapping[str, object]) -> Mapping[str, object]:
+    """The fields that hold something."""
+    return {name: value for name, value in fields.items() if value not in (None, "", [], {})}
 
 
 def _decoded(raw: bytes) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ import msgspec
 
 from providers.errors import InvalidRequest, StoreUnavailable, SwitchyardError
 from router import functions
+from router.audit import brief
 from router.cabinet import BATCH
 from router.changes import Conflict, change_of, quoted, text
 from router.descriptions import describe_key
@@ -117,7 +118,7 @@ async def issue(keys: Keys, team: str, rows: Sequence[Row], defaults: Mapping[st
     found, created = await keys.teams.find_or_make(text(team, "team") or DEFAULT_TEAM)
     made = [keys.new_record(fields, found) for fields in ready]
     records = [record for record, _ in made]
-    first = describe_key(key_of(records[0], found.name), None, keys.clock())
+    first = brief(describe_key(key_of(records[0], found.name), None, keys.clock()))
     after = {"count": len(made), "keys": {record.id: record.name for record in records}, "first": first}
     async with keys.trail.entry("key.issue", f"team {found.id}", None, after):
         await _write(keys, found.id, records)

@@ -53,7 +53,7 @@ class Desk:
 
     @property
     def base(self) -> str:
-        return (self.url or "http://127.0.0.1:8080").rstrip("/").removesuffix("/v1")
+        return (self.url or "").rstrip("/").removesuffix("/v1")
 
     def ask(self, method: str, *path: str, body: Mapping[str, Any] | None = None, **query: Any) -> Any:
         """One question; query values that are None or empty are left out."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from router.cli import keys_issue, keys_transfer
+from router.cli.address import router_url
 from router.cli.common import ConfigOption, JsonOption, fail, print_json, print_table
 from router.cli.desk import Desk, TokenOption, UrlOption
 from router.cli.options import KEY, NEW_RIGHTS, Fields, fields_of, known, taking
@@ -41,7 +42,7 @@ def create(
     typer.echo(made["key"])
     typer.echo(
         f"Key '{made['name']}' ({made['id']}). It is not shown again. Use it as OPENAI_API_KEY with base URL"
-        f" {desk.base}/v1",
+        f" {router_url(url, config)}/v1",
         err=True,
     )
 

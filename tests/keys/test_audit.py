@@ -17,7 +17,6 @@ from router.keys import Change, Conflict, Keys, open_keys
 from router.records import AUDIT, AUDIT_HEAD
 from router.store import Store, open_store
 
-
 PEPPER = b"the pepper of these tests"
 
 
