@@ -72,17 +72,17 @@ async def test_a_window_that_is_over_counts_nothing(store: Store, ledger: Ledger
     counted = {"budget_day:w": at("2026-11-21T16:00Z"), "budget_day:s": 1_000_000, "budget_day:h": 5}
     await ledger.counted("default", KEY, counted)
     (utc,) = await look(store, [cost("day", 5_000_000)])
-    assert (utc["spent"], utc["held"]) == ("0.00", "0.00")
+    assert (utc["spent"], utc["held"]) == (0, 0)
     # In Shanghai the same counter began this midnight, and ends at 16:00 UTC.
     (shanghai,) = await look(store, [cost("day", 5_000_000)], "Asia/Shanghai")
-    assert (shanghai["spent"], shanghai["resets_at"]) == ("1.00", "2026-11-22T16:00:00Z")
+    assert (shanghai["spent"], shanghai["resets_at"]) == (1, "2026-11-22T16:00:00Z")
 
 
 async def test_yuan_are_counted_in_dollars_and_told_in_yuan(store: Store, ledger: Ledger) -> None:
     await ledger.counted("default", TEAM, {"budget_total:w": 0, "budget_total:s": 1_000_000, "budget_total:h": 0})
     (found,) = await look(store, [cost("total", 300_000_000, "cny")], scope=TEAM)
     assert found == {
-        "name": "team.budget_total", "limit": "300.00", "spent": "7.10", "held": "0.00", "remaining": "292.90",
+        "name": "team.budget_total", "limit": 300.0, "spent": 7.1, "held": 0.0, "remaining": 292.9,
         "unit": "cny", "resets_at": None,
     }  # fmt: skip
     assert in_usd(300_000_000, "cny", 7.5) == Decimal(40)
