@@ -149,9 +149,9 @@ def paying(
             "local": banks.local(local.url),
         },
         "models": {
-            "silent-first": {"targets": ["hasty/silent", "cloud/telling-sane"]},
-            "broken-first": {"targets": ["hasty/500", "cloud/telling-sane"]},
-            "wordless-first": {"targets": ["hasty/headers-then-silence", "cloud/telling-sane"]},
+            "silent-first": {"targets": ["hasty/silent", {"to": "cloud/telling-sane", "priority": 2}]},
+            "broken-first": {"targets": ["hasty/500", {"to": "cloud/telling-sane", "priority": 2}]},
+            "wordless-first": {"targets": ["hasty/headers-then-silence", {"to": "cloud/telling-sane", "priority": 2}]},
         },
         "prices": {"file": prices},
     }
@@ -179,7 +179,7 @@ def assert_charged(at: Bank, account: Account, charge: Charge, *, status: int | 
     (line,) = at.wait_lines(account.id, 1)
     at.at_rest(account.team)
     until(lambda: len(at.tombstones(account.team)) == 1)
-    assert at.counter(account, "budget_total") == (charge.cost, 0), line
+    assert at.counter(account, "budget_total") == (charge.cost, 0), line["attempts"]
     assert at.counter(account, "max_requests") == (charge.requests, 0)
     assert at.counter(account, "max_tokens_day") == (charge.input + charge.output, 0)
     assert at.usage(account.team, account.id) == charge.all_metrics()
@@ -187,7 +187,9 @@ def assert_charged(at: Bank, account: Account, charge: Charge, *, status: int | 
     assert (line["tokens_in"] or 0, line["tokens_out"] or 0) == (charge.input, charge.output)
     _, last = at.recent(account.team)
     assert (last["id"], last["cost"], last["mark"]) == (line["request_id"], charge.cost, charge.mark)
-    own = account.client.request("GET", "/v1/usage").json
+    reply = account.client.request("GET", "/v1/usage")
+    assert reply.status == 200, reply
+    own = reply.json
     assert own["today"]["cost_micro_usd"] == charge.cost
     assert (own["today"]["tokens_in"], own["today"]["tokens_out"]) == (charge.input, charge.output)
     (limit,) = (limit for limit in own["limits"] if limit["name"] == "budget_total")
