@@ -7,6 +7,7 @@ interrupted) may be taken over after `CLAIM_LIMIT` seconds.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 import unicodedata
@@ -121,13 +122,15 @@ class Teams:
                 f" switchyard teams create '{ref}'",
                 param="team",
             )
-        try:
-            return await self.create(TeamChange(name=ref)), True
-        except Conflict:  # somebody else made it just now
-            found = await self.find(ref)
-            if found is None:
-                raise
-            return found, False
+        for attempt in range(TRIES):
+            try:
+                return await self.create(TeamChange(name=ref)), True
+            except Conflict:  # somebody else makes it just now, and may not have written it yet
+                found = await self.find(ref)
+                if found is not None:
+                    return found, False
+                await asyncio.sleep(0.01 * attempt)
+        raise Conflict(f"the team '{ref}' is just being made by others: try again in a minute")
 
     async def create(self, change: TeamChange) -> TeamRecord:
         fields = checked_team(change)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from providers.errors import InvalidRequest, NotFound
 from router.changes import TeamChange
-from router.keys import Change, Conflict, Keys
+from router.keys import Change, Conflict, Keys, open_keys
 from router.limit_text import parse_limits
 from router.records import key_name, place_name, successor, team_name
-from router.store import Store
+from router.store import Store, open_store
 from router.teams import CLAIM_LIMIT, claim_name, near
 
 
@@ -106,6 +107,22 @@ async def test_a_key_of_an_unknown_team_makes_it_unless_it_looks_like_a_slip(key
         await keys.make(Change(name="k4", team="serach"))
     assert len(await keys.list(team="search")) == 3
     assert len(await keys.teams.list()) == 2
+
+
+async def test_many_keys_at_once_make_their_team_once(keys: Keys, tmp_path: Path) -> None:
+    stores = [await open_store("embedded", tmp_path, role="command") for _ in range(3)]
+    try:
+        makers = [await open_keys(store, tmp_path, {}) for store in stores]
+        made = await asyncio.gather(
+            *(maker.make(Change(name=f"k{number}", team="new")) for number in range(10) for maker in makers)
+        )
+    finally:
+        for store in stores:
+            await store.close()
+    assert len({one.key.team for one in made}) == 1
+    assert [one.team_created for one in made].count(True) == 1
+    assert len(await keys.list(team="new")) == 30
+    assert (await keys.audit.verify()).ok
 
 
 async def test_the_default_team_stays(keys: Keys) -> None:
