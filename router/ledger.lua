@@ -268,7 +268,7 @@ local function reserve(_, argv)
   local checks = cmsgpack.unpack(argv[4])
   local answer = {OK, now}
   local refusal, worst = nil, -1
-  local clock = nil
+  local clock, windows = false, {}
   local second = math.floor(now / 1000)
   for index, check in ipairs(checks) do
     local key, limit, amount, start, stop = prefix .. check[2], check[4], check[5], check[6], check[7]
@@ -280,9 +280,9 @@ local function reserve(_, argv)
       local window
       spent, held, window = standing(key, check[3], start)
       if window > start or (stop > 0 and now >= stop * 1000) or (start * 1000 > now and window ~= start) then
-        clock = clock or {}
-        clock[index] = window
+        clock = true
       end
+      windows[index] = window
       reset = stop > 0 and math.max(stop * 1000 - now, 1) or 0
       if spent + held + amount > limit then
         retry = reset
@@ -320,7 +320,7 @@ local function reserve(_, argv)
   if clock and not again then
     local starts = {CLOCK, now}
     for index = 1, #checks do
-      starts[#starts + 1] = clock[index] or 0
+      starts[#starts + 1] = windows[index] or 0 -- of all: the caller may have reckoned only some of them rightly
     end
     return starts
   end

@@ -178,8 +178,8 @@ class Account:
                 return [EXPIRED, now]
         found = [self._look(check, now, 0 if running else check.amount) for check in checks]
         if running is None:
-            if any(one.newest is not None for one in found):
-                return [CLOCK, now, *(one.newest or 0 for one in found)]
+            if any(one.other for one in found):
+                return [CLOCK, now, *(one.window for one in found)]
             refused = [(index, one) for index, one in enumerate(found) if one.why]
             if refused:
                 index, one = max(refused, key=lambda item: (item[1].weight, -item[0]))
@@ -267,7 +267,7 @@ class Account:
         held = self.held(check.counter, check.start) if window == check.start else 0
         passed = check.stop > 0 and now >= check.stop * 1000
         future = check.start * 1000 > now and window != check.start
-        newest = (window or 0) if passed or future or (window or 0) > check.start else None
+        other = passed or future or (window or 0) > check.start
         reset = max(check.stop * 1000 - now, 1) if check.stop else 0
         why = retry = 0
         if spent + held + amount > check.limit:
@@ -277,7 +277,7 @@ class Account:
                 why, retry = SPENT, reset
             else:
                 why, retry = HELD, 1000
-        return Found(why, spent, held, retry, max(check.limit - spent - held - amount, 0), reset, newest)
+        return Found(why, spent, held, retry, max(check.limit - spent - held - amount, 0), reset, window or 0, other)
 
     def _look_at_rate(self, check: Check, now: int, amount: int) -> Found:
         second = now // 1000
@@ -297,7 +297,7 @@ class Account:
                     ),
                 )
         latest = second if amount or not rate.taken else max(rate.taken)
-        return Found(why, total, 0, retry, max(check.limit - total - amount, 0), (latest + 61) * 1000 - now, None)
+        return Found(why, total, 0, retry, max(check.limit - total - amount, 0), (latest + 61) * 1000 - now)
 
     def _open(self, checks: Iterable[Check]) -> None:
         for check in checks:
@@ -321,8 +321,10 @@ class Found(NamedTuple):
     retry: int
     remaining: int
     reset: int
-    newest: int | None
-    """The counter's window where the one the caller reckoned with is not in force."""
+    window: int = 0
+    """The window the counter is in; 0 where there is none."""
+    other: bool = False
+    """Whether the window the caller reckoned with is not in force."""
 
     @property
     def weight(self) -> tuple[int, int]:

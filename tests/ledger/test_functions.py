@@ -284,11 +284,13 @@ def test_a_clock_that_steps_back_over_midnight_does_not_open_yesterday_again(pat
     assert answer == [REFUSED, MIDNIGHT * 1000 - 1, 0, HELD, 0, 10, 1000], "the newest window stays in force"
 
 
-def test_only_the_checks_whose_window_is_another_are_told_it(patient: Story) -> None:
+def test_all_windows_are_told_when_one_is_another(patient: Story) -> None:
     today = budget(10, 1, "budget_day", **TODAY)
-    patient.reserve(0, today)
-    checks = (budget(10, 1), rate(9), today, places(3))
-    assert patient.reserve(UNTIL_MIDNIGHT, *checks) == [CLOCK, MIDNIGHT * 1000, 0, 0, MIDNIGHT - DAY, 0]
+    month = budget(10, 1, "budget_month", MIDNIGHT - 18 * DAY, MIDNIGHT + 12 * DAY)
+    patient.reserve(0, today, month)
+    checks = (budget(10, 1), rate(9), today, places(3), month)
+    answer = patient.reserve(UNTIL_MIDNIGHT, *checks)
+    assert answer == [CLOCK, MIDNIGHT * 1000, 0, 0, MIDNIGHT - DAY, 0, MIDNIGHT - 18 * DAY]
 
 
 def test_a_call_that_ends_after_midnight_belongs_to_the_day_it_began(patient: Story) -> None:
