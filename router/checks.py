@@ -124,6 +124,8 @@ def packed(
         if check.calendar:
             at = max(moment, newest[index]) if newest else moment
             start, stop = calendar.window(check.limit.window, at)
+            if newest and newest[index] > start:
+                start = newest[index]  # the team's time zone has changed: the window that began then goes on
         rows.append(
             [check.kind, check.suffix, check.field, check.amount, check.taken(amounts), start, stop, check.measure]
         )

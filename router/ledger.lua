@@ -14,6 +14,7 @@ Rules kept here:
     used more than its hold.
   - Every function may be repeated: a call's id has a hold, or a tombstone (24 h), or neither. A tombstone is empty when the
     call was settled, and begins with s (and the bill that was charged) when its lease ended first.
+  - What takes nothing of a limit (a free model of one in money) passes it, whatever is left.
   - reserve is refused when the store is out of memory; what gives back, ends or revokes is not.
 
 A check is [kind, suffix, field, limit, amount, start, stop, measure]:
@@ -284,7 +285,7 @@ local function reserve(_, argv)
       end
       windows[index] = window
       reset = stop > 0 and math.max(stop * 1000 - now, 1) or 0
-      if spent + held + amount > limit then
+      if amount > 0 and spent + held + amount > limit then
         retry = reset
         if amount > limit then
           why, retry = TOO_LARGE, 0
@@ -298,7 +299,7 @@ local function reserve(_, argv)
       local sum, _, latest = recent_sum(key, now)
       spent = sum
       reset = ((amount == 0 and latest or second) + MINUTE + 1) * 1000 - now
-      if sum + amount > limit then
+      if amount > 0 and sum + amount > limit then
         if amount > limit then
           why = TOO_LARGE
         else
@@ -337,7 +338,7 @@ local function reserve(_, argv)
   return answer
 end
 
---[[ settle: ARGV prefix, call id, hour of the call, checks, bill, key id, and 1 where the call had a hold it may have lost.
+--[[ settle: ARGV prefix, call id, hour of the call, checks, bill, key id (empty for a provider).
 Answers {1, now} when this ended the call, {0, now} when it had ended before. ]]
 local function settle(_, argv)
   local prefix, id, hour = argv[1], argv[2], argv[3]

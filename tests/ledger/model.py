@@ -270,7 +270,7 @@ class Account:
         other = passed or future or (window or 0) > check.start
         reset = max(check.stop * 1000 - now, 1) if check.stop else 0
         why = retry = 0
-        if spent + held + amount > check.limit:
+        if amount and spent + held + amount > check.limit:
             if amount > check.limit:
                 why, retry = TOO_LARGE, 0
             elif spent + amount > check.limit:
@@ -284,7 +284,7 @@ class Account:
         rate = self.rates.setdefault(check.suffix, Rate())
         total = rate.look(second)
         why = retry = 0
-        if total + amount > check.limit:
+        if amount and total + amount > check.limit:
             if amount > check.limit:
                 why = TOO_LARGE
             else:

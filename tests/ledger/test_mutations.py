@@ -56,9 +56,21 @@ MUTANTS = (
     ),
     Mutant("etags compared by their beginning", "string.sub(raw, 1, #etag + 1)", "string.sub(raw, 1, #etag) .. '\\n'"),
     Mutant("changed records are not noticed", "        stale = true", "        stale = false"),
-    Mutant("what is held does not count", "if spent + held + amount > limit then", "if spent + amount > limit then"),
-    Mutant("one too many", "if spent + held + amount > limit then", "if spent + held + amount > limit + 1 then"),
-    Mutant("one too many in a minute", "      if sum + amount > limit then", "      if sum + amount > limit + 1 then"),
+    Mutant(
+        "what is held does not count",
+        "if amount > 0 and spent + held + amount > limit then",
+        "if spent + amount > limit then",
+    ),
+    Mutant(
+        "one too many",
+        "if amount > 0 and spent + held + amount > limit then",
+        "if spent + held + amount > limit + 1 then",
+    ),
+    Mutant(
+        "one too many in a minute",
+        "      if amount > 0 and sum + amount > limit then",
+        "      if sum + amount > limit + 1 then",
+    ),
     Mutant(
         "a repeated reservation takes once more",
         "    if again then\n      amount = 0",
