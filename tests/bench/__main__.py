@@ -1,4 +1,4 @@
-"""Compare gateways, or with --profile show where the router's CPU goes."""
+"""Compare gateways and weigh the router's ledger, or with --profile show where the router's CPU goes."""
 
 import argparse
 import datetime
@@ -8,10 +8,16 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-from tests.bench import gateways, profile, report, run
+import msgspec
+
+from tests.bench import gateways, ledger, profile, report, run
 from tests.bench.report import MANY, ONE, STREAMS
 from tests.bench.run import Cores, Phase, Plan
+
+_LEDGER: Final = "ledger"
+_README: Final = Path(__file__).with_name("README.md")
 
 
 def _say(line: str) -> None:
@@ -19,7 +25,7 @@ def _say(line: str) -> None:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    names = [gateway.name for gateway in gateways.GATEWAYS]
+    names = [*(gateway.name for gateway in gateways.GATEWAYS), _LEDGER]
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--only", help=f"rows to run, separated by commas: {', '.join(names)}")
     parser.add_argument("--calls", type=int, default=4000, help="whole answers per phase (default 4000)")
@@ -31,7 +37,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--pin", action="store_true", help="the gateway on the last core, load and upstream on the others"
     )
     parser.add_argument("--write", action="store_true", help="put the tables into tests/bench/README.md")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample as JSON")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write every sample as JSON (the ledger's to FILE-ledger)"
+    )
     parser.add_argument("--set-up", action="store_true", help="install the peers into .bench/ first")
     parser.add_argument(
         "--profile",
@@ -39,12 +47,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="profile the router (or, with --only, another Python gateway) under this load",
     )
     chosen = parser.parse_args(argv)
+    chosen.ledger_keys = 100_000
     chosen.names = chosen.only.split(",") if chosen.only else names
     unknown = set(chosen.names) - set(names)
     if unknown:
         parser.error(f"--only: no such row: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     if chosen.quick:
         chosen.rounds, chosen.calls, chosen.seconds, chosen.streams = 1, 1500, 1.2, 50
+        chosen.ledger_keys = 4000
     return chosen
 
 
@@ -55,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         gateways.set_up()
     picked = [gateway for gateway in gateways.GATEWAYS if gateway.name in chosen.names]
     cores = Cores.pinned() if chosen.pin else Cores()
+    errors = 0
     with tempfile.TemporaryDirectory(prefix="switchyard-bench-", ignore_cleanup_errors=True) as folder:
         if chosen.profile:
             try:
@@ -62,24 +73,56 @@ def main(argv: Sequence[str] | None = None) -> int:
             except run.Trouble as trouble:
                 _say(str(trouble))
                 return 1
-        phases = (
-            Phase(ONE, 1, chosen.calls // 4, chosen.seconds / 2),
-            Phase(MANY, 32, chosen.calls, chosen.seconds),
-            Phase(STREAMS, 50, chosen.streams, max(chosen.seconds, chosen.streams / 50 * 1.5), stream=True),
-        )
-        rows = run.run(Plan(picked, phases, chosen.rounds, cores, Path(folder), _say))
+        if picked:
+            errors += _compare(chosen, picked, cores, Path(folder))
+        if _LEDGER in chosen.names:
+            errors += _weigh(chosen, cores, Path(folder))
+    return 1 if errors else 0
+
+
+def _compare(chosen: argparse.Namespace, picked: Sequence[gateways.Gateway], cores: Cores, folder: Path) -> int:
+    """The gateways; how many wrong answers there were."""
+    phases = (
+        Phase(ONE, 1, chosen.calls // 4, chosen.seconds / 2),
+        Phase(MANY, 32, chosen.calls, chosen.seconds),
+        Phase(STREAMS, 50, chosen.streams, max(chosen.seconds, chosen.streams / 50 * 1.5), stream=True),
+    )
+    rows = run.run(Plan(picked, phases, chosen.rounds, cores, folder, _say))
     method = (
         f"Median of {chosen.rounds} interleaved rounds; {chosen.calls} whole answers or {chosen.seconds:g} s "
         f"at 32 connections, {chosen.streams} streams, 50 at a time; "
         f"{'pinned' if chosen.pin else 'not pinned'} to cores."
     )
-    figures = report.text(rows, run.machine(), method, datetime.datetime.now(datetime.UTC).date())
+    figures = report.text(rows, run.machine(), method, _today())
     print(figures)
     if chosen.json:
         chosen.json.write_text(json.dumps([run.plain(row) for row in rows], indent=1))
     if chosen.write:
-        report.write(Path(__file__).with_name("README.md"), figures)
-    return 1 if any(row.errors for row in rows) else 0
+        report.write(_README, figures)
+    return sum(row.errors for row in rows)
+
+
+def _weigh(chosen: argparse.Namespace, cores: Cores, folder: Path) -> int:
+    """The ledger; how many wrong answers there were."""
+    size = ledger.Size(chosen.rounds, chosen.calls, chosen.seconds, chosen.ledger_keys, chosen.calls)
+    try:
+        found = ledger.measure(size, cores, folder, _say)
+    except run.Trouble as trouble:
+        _say(str(trouble))
+        return 1
+    method = f"Median of {chosen.rounds} interleaved rounds; {'pinned' if chosen.pin else 'not pinned'} to cores."
+    figures = f"{report.preface(found.rows, run.machine(), method, _today())}\n\n{ledger.text(found)}"
+    print(figures)
+    if chosen.json:
+        path = chosen.json.with_name(f"{chosen.json.stem}-ledger{chosen.json.suffix}")
+        path.write_text(json.dumps(ledger.plain(found), indent=1, default=msgspec.to_builtins))
+    if chosen.write:
+        report.write(_README, figures, report.LEDGER)
+    return found.errors
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()
 
 
 if __name__ == "__main__":

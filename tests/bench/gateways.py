@@ -181,8 +181,10 @@ def _switchyard() -> str:
     return str(Path(sys.executable).with_name("switchyard"))
 
 
-def _switchyard_start(site: Site) -> Command:
-    (site.folder / "switchyard.yaml").write_text(
+def _switchyard_start(site: Site, *, without: str = "", priced: bool = False) -> Command:
+    """`without`: a part that is replaced by nothing (`tests/bench/unmetered.py`); `priced`: calls cost money."""
+    config = site.folder / "switchyard.yaml"
+    config.write_text(
         f"server: {{listen: [{{host: 127.0.0.1, port: {site.port}}}]}}\n"
         "redis: {url: embedded}\n"
         f"data_dir: {site.folder}/data\n"
@@ -193,16 +195,23 @@ def _switchyard_start(site: Site) -> Command:
         "  bench: {targets: [up/bench]}\n"
         "  bench-ollama: {targets: [ollama/bench]}\n"
     )
-    config = str(site.folder / "switchyard.yaml")
+    if priced:
+        (site.folder / "prices.yaml").write_text(
+            "prices: [{provider: up, currency: usd, source: https://example.com/, looked_at: '2026-01-01',"
+            " models: {bench: {input: 1, cached: 0.1, output: 4}}}]\n"
+        )
+        with config.open("a") as more:
+            more.write("prices: {file: prices.yaml}\n")
+    program = (sys.executable, "-m", "tests.bench.unmetered", without) if without else (_switchyard(),)
     return Command(
-        (_switchyard(), "serve", "--config", config, "--port", str(site.port), "--workers", "1"),
+        (*program, "serve", "--config", str(config), "--port", str(site.port), "--workers", "1"),
         _switchyard_env(site),
     )
 
 
-def _switchyard_key(site: Site) -> str:
+def _switchyard_key(site: Site, limits: tuple[str, ...] = ()) -> str:
     made = subprocess.run(
-        [_switchyard(), "keys", "create", "--json", "--name", "bench"],
+        [_switchyard(), "keys", "create", "--json", "--name", "bench", *limits],
         env={**os.environ, **_switchyard_env(site)},
         capture_output=True,
         text=True,
@@ -284,6 +293,32 @@ GATEWAYS: Final = (
         checks_keys=True,
     ),
 )
+
+
+_LIMITS: Final = (
+    *("--rpm", "1000m", "--tpm", "1000m", "--concurrency", "1m"),
+    *("--max-tokens", "1000m/month", "--budget-month", "1000000usd"),
+)
+
+
+def _variant(name: str, *, without: str = "", limits: tuple[str, ...] = ()) -> Gateway:
+    return Gateway(
+        name,
+        missing=_file(Path(_switchyard()), "run `make setup`"),
+        release=lambda: version("switchyard-router"),
+        start=lambda site: _switchyard_start(site, without=without, priced=True),
+        ready="/readyz",
+        lanes=(_OPENAI,),
+        key=lambda site: _switchyard_key(site, limits),
+        checks_keys=True,
+    )
+
+
+METERED: Final = _variant("as it is")
+LIMITED: Final = _variant("as it is, a key with 5 limits", limits=_LIMITS)
+UNMETERED: Final = _variant("without the ledger", without="ledger")
+UNBILLED: Final = _variant("without bounds and bills too", without="accounts")
+"""The router with and without what counts, for `tests/bench/ledger.py`."""
 
 
 def set_up() -> None:

@@ -10,7 +10,9 @@ import asyncio
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle, repeat
+from pathlib import Path
 from typing import Final, cast
 
 import httptools
@@ -38,6 +40,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     ends_with: str = ""  # the last bytes of the answer, spaces aside
     chunks: int = 0  # content chunks of a stream; 0 for a whole answer
     stagger: float = 0.0  # seconds between the first requests of two connections, so that paced streams interleave
+    keys: str = ""  # a file with one key a line, for each call the next one, instead of that in `headers`
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -139,8 +142,8 @@ class Tally:
 class Connection(asyncio.Protocol):
     """One client of the gateway. Method names with `on_` are called by httptools."""
 
-    def __init__(self, request: bytes) -> None:
-        self._request = request
+    def __init__(self, requests: Iterator[bytes]) -> None:
+        self._requests = requests
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._tally: Tally | None = None
@@ -177,7 +180,7 @@ class Connection(asyncio.Protocol):
         self._parts.clear()
         self._size, self._chunks, self._first, self._tail = 0, 0, 0, b""
         self._began = time.monotonic_ns()
-        self._transport.write(self._request)
+        self._transport.write(next(self._requests))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -233,12 +236,20 @@ class Connection(asyncio.Protocol):
             tally.idle.set()
 
 
-def request_bytes(job: Job) -> bytes:
+def request_bytes(job: Job, headers: Mapping[str, str]) -> bytes:
     body = job.body.encode()
     lines = [f"POST {job.path} HTTP/1.1", f"Host: 127.0.0.1:{job.port}", "Content-Type: application/json"]
-    lines += [f"{name}: {value}" for name, value in job.headers.items()]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
     lines += [f"Content-Length: {len(body)}", "", ""]
     return "\r\n".join(lines).encode() + body
+
+
+def requests(job: Job) -> Iterator[bytes]:
+    """What is sent, without end."""
+    if not job.keys:
+        return repeat(request_bytes(job, job.headers))
+    keys = Path(job.keys).read_text().split()
+    return cycle([request_bytes(job, job.headers | {"Authorization": f"Bearer {key}"}) for key in keys])
 
 
 class Load:
@@ -246,12 +257,12 @@ class Load:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._request = request_bytes(job)
+        self._requests = requests(job)
         self._connections: list[Connection] = []
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: Connection(self._request), "127.0.0.1", self._job.port)
+        _, connection = await loop.create_connection(lambda: Connection(self._requests), "127.0.0.1", self._job.port)
         return connection
 
     async def _reconnect(self, tally: Tally) -> None:

@@ -12,6 +12,7 @@ from tests.bench.run import Row, Sample
 
 BEGIN: Final = "<!-- figures: written by `make bench ARGS=--write` -->"
 END: Final = "<!-- end of figures -->"
+LEDGER: Final = ("<!-- ledger: written by `make bench ARGS=--write` -->", "<!-- end of ledger -->")
 ONE, MANY, STREAMS = "one", "many", "streams"  # names of the phases
 
 
@@ -177,7 +178,8 @@ def memory(rows: Sequence[Row]) -> str:
     return table(head, lines)
 
 
-def text(rows: Sequence[Row], machine: Mapping[str, str], method: str, today: datetime.date) -> str:
+def preface(rows: Sequence[Row], machine: Mapping[str, str], method: str, today: datetime.date) -> str:
+    """When, where and how; with what others did meanwhile."""
     releases = ", ".join(dict.fromkeys(f"{row.gateway} {row.release}" for row in rows if row.release))
     others = [sample.others for row in rows for samples in row.samples.values() for sample in samples]
     noise = (
@@ -186,17 +188,22 @@ def text(rows: Sequence[Row], machine: Mapping[str, str], method: str, today: da
         else ""
     )
     facts = "; ".join(f"{name}: {value}" for name, value in machine.items())
-    parts = [f"Measured on {today.isoformat()} ({facts}). {releases}. {method} {noise}".strip(), calls(rows)]
+    return f"Measured on {today.isoformat()} ({facts}). {releases}. {method} {noise}".strip()
+
+
+def text(rows: Sequence[Row], machine: Mapping[str, str], method: str, today: datetime.date) -> str:
+    parts = [preface(rows, machine, method, today), calls(rows)]
     if any(STREAMS in row.samples for row in rows):
         parts.append(streams(rows))
     parts.append(memory(rows))
     return "\n\n".join(parts)
 
 
-def write(path: Path, figures: str) -> None:
+def write(path: Path, figures: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Replaces what stands between the marks."""
+    begin, end = marks
     page = path.read_text()
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise ValueError(f"{path} has not exactly one pair of marks {BEGIN} and {END}")
-    pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
-    path.write_text(re.sub(pattern, lambda _: f"{BEGIN}\n\n{figures}\n\n{END}", page, flags=re.DOTALL))
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise ValueError(f"{path} has not exactly one pair of marks {begin} and {end}")
+    pattern = re.escape(begin) + ".*?" + re.escape(end)
+    path.write_text(re.sub(pattern, lambda _: f"{begin}\n\n{figures}\n\n{end}", page, flags=re.DOTALL))

@@ -115,7 +115,7 @@ async def test_a_chunk_split_anywhere_is_counted_once() -> None:
     text = b"a@0000000000000000001@b@0000000000000000002@c"
     for cut in range(1, len(text)):
         tally = load.Tally(work, 1, time.monotonic() + 1)
-        connection = load.Connection(b"")
+        connection = load.Connection(iter(()))
         connection._tally = tally
         connection.on_body(text[:cut])
         connection.on_body(text[cut:])
