@@ -1,0 +1,228 @@
+"""The journal of settlements: what was kept comes back after a kill, once; full disks, torn lines and old entries."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from router import journal as journals
+from router.functions import fcall, name
+from router.journal import LONGEST_WAIT, Journal
+from tests.simulators.router import ROOT
+
+NOW = 1_900_000_000.0
+
+
+def entry(number: int) -> tuple[str, bytes]:
+    return "t", fcall("settle", ("sy:{t}:settle",), ("sy:{t}:", f"call{number}", "1", b"\x90", b"\xc0" * 40, ""))
+
+
+def opened(folder: Path, now: float = NOW) -> Journal:
+    made = Journal(folder, lambda: now)
+    made.open()
+    return made
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted((folder / "journal").iterdir())
+
+
+def entries(journal: Journal) -> list[tuple[str, bytes]]:
+    return [kept for _, kept in journal.waiting(10_000)]
+
+
+def test_an_end_in_good_order_leaves_what_waits_and_nothing_else(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    numbers = [first.add(entry(number)) for number in range(3)]
+    first.done(numbers[1])
+    assert entries(first) == [entry(0), entry(2)]
+    first.close()
+    second = opened(tmp_path)
+    # What the file says was sent already may come twice: the store knows.
+    assert entries(second) == [entry(0), entry(1), entry(2)]
+    for number, _ in second.waiting(10):
+        second.done(number)
+    assert len(second) == 0
+    second.close()
+    assert files(tmp_path) == []
+
+
+def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    journal.add(entry(0))
+    assert (tmp_path / "journal").stat().st_mode & 0o777 == 0o700
+    assert [path.stat().st_mode & 0o777 for path in files(tmp_path)] == [0o600]
+    journal.close()
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from router.journal import Journal
+from tests.ledger.test_journal import entry
+journal = Journal(Path(sys.argv[1]))
+journal.open()
+for number in range(int(sys.argv[2])):
+    journal.add(entry(number))
+print(len(journal), flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def elsewhere(folder: Path, count: int) -> Iterator[subprocess.Popen[str]]:
+    """Another process with that many settlements in its journal."""
+    command = [sys.executable, "-c", PROGRAM, str(folder), str(count)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip() == str(count)
+            yield process
+        finally:
+            process.kill()
+
+
+def test_what_a_killed_process_kept_is_taken_over_by_one(tmp_path: Path) -> None:
+    with elsewhere(tmp_path, 5) as process:
+        alive = Journal(tmp_path)
+        alive.open()
+        assert len(alive) == 0, "its process lives"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        heir = Journal(tmp_path)
+        heir.open()
+        assert entries(heir) == [entry(number) for number in range(5)]
+        late = Journal(tmp_path)
+        late.open()
+        assert len(late) == 0, "one takes it over"
+        # An heir that dies as well leaves it to the next.
+        heir.close()
+        next_one = Journal(tmp_path)
+        next_one.open()
+        assert len(next_one) == 5
+        for number, _ in next_one.waiting(10):
+            next_one.done(number)
+        for journal in (alive, late, next_one):
+            journal.close()
+    assert files(tmp_path) == []
+
+
+def test_torn_and_foreign_lines(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    for number in range(3):
+        first.add(entry(number))
+    first.close()
+    (path,) = files(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    torn = lines[1][: len(lines[1]) // 2]
+    junk = [b"\x00\xff\n", b"[]\n", b"null\n", b"7\n", b'{"t": 1}\n', b"\n", b'{"t":"x","tag":"t","command":"AAAA"}\n']
+    path.write_bytes(lines[0] + torn + b"\n" + b"".join(junk) + lines[2] + lines[1][:20])
+    second = opened(tmp_path)
+    assert entries(second) == [entry(0), entry(2)]
+    assert second.lost == len(junk) + 2
+    second.close()
+
+
+def test_what_is_too_old_is_told_and_not_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = opened(tmp_path)
+    first.add(entry(0))
+    first.close()
+    second = opened(tmp_path, NOW + LONGEST_WAIT - 1)
+    assert len(second) == 1
+    second.close()
+    third = opened(tmp_path, NOW + LONGEST_WAIT + 1)
+    assert (len(third), third.lost) == (0, 1)
+    assert "not sent again" in caplog.text
+    third.close()
+    assert files(tmp_path) == []
+
+
+def test_an_entry_of_another_version_calls_this_ones_function(tmp_path: Path) -> None:
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    own = str(name("settle")).encode() if not isinstance(name("settle"), bytes) else name("settle")
+    command = entry(0)[1].replace(own, b"settle_0123abcd")
+    assert command != entry(0)[1]
+    line = {"t": int(NOW), "tag": "t", "command": b64encode(command).decode()}
+    (folder / "1-old.jsonl").write_text(json.dumps(line) + "\n")
+    journal = opened(tmp_path)
+    assert entries(journal) == [entry(0)]
+    journal.close()
+
+
+FULL = """
+import json, resource, sys
+from pathlib import Path
+from router import journal as journals
+from tests.ledger.test_journal import entries, entry, opened
+journals.MOST_IN_MEMORY = 3
+journal = opened(Path(sys.argv[1]))
+journal.add(entry(0))
+size = sum(path.stat().st_size for path in Path(sys.argv[1], "journal").iterdir())
+resource.setrlimit(resource.RLIMIT_FSIZE, (size * 2 + size // 2, resource.RLIM_INFINITY))
+told = []
+for number in range(1, 5):
+    journal.add(entry(number))
+    told.append([len(journal), journal.full])
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+numbers = [number for number, _ in journal.waiting(10)]
+for number in numbers:
+    journal.done(number)
+told.append([len(journal), journal.full])
+journal.add(entry(7))
+print(json.dumps(told))
+"""
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """What does not fit waits in memory, to a bound; what lies on the disk stays readable to the last line."""
+    said = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+    )
+    told = json.loads(said.stdout)
+    assert told == [[2, False], [3, False], [4, False], [5, True], [0, False]]
+    heir = opened(tmp_path)
+    assert entries(heir) == [entry(7)]
+    assert heir.lost == 0
+    heir.close()
+
+
+def test_half_of_a_line_is_cut_off_again(tmp_path: Path) -> None:
+    """Killed while the disk is full: the whole lines are there, and no half one between them."""
+    program = FULL.partition("resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY")[0]
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, timeout=30, check=True)
+    heir = opened(tmp_path)
+    assert entries(heir) == [entry(0), entry(1)]
+    assert heir.lost == 0
+    heir.close()
+
+
+def test_a_folder_that_cannot_be_made_is_no_reason_to_fail(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "journal").write_text("a file")
+    journal = opened(tmp_path)
+    assert "kept in memory" in caplog.text
+    journal.add(entry(0))
+    assert entries(journal) == [entry(0)]
+    assert not journal.full
+    journal.close()
+
+
+def test_beyond_the_bound_calls_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "MOST_IN_MEMORY", 2)
+    (tmp_path / "journal").write_text("a file")
+    journal = opened(tmp_path)
+    numbers = [journal.add(entry(number)) for number in range(2)]
+    full = [journal.full]
+    for number in numbers:
+        journal.done(number)
+    full.append(journal.full)
+    assert full == [True, False]
+    journal.close()
