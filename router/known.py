@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import tzinfo
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from redis.exceptions import ResponseError
 
@@ -53,7 +53,6 @@ class Known:
     """The secret before the last rotation, of 32 zero bytes where there is none. It counts until `key.old_until`."""
     team: TeamRecord
     zone: tzinfo
-    raw: tuple[bytes, bytes]
     names: tuple[str, str]
     """Of the two records in the store."""
     etags: tuple[str, str]
@@ -71,6 +70,17 @@ class Known:
         return (*self.key.limits, *self.team.limits)
 
 
+class Shared(NamedTuple):
+    """What all keys of a team have in common: kept once."""
+
+    team: TeamRecord
+    etag: str
+    zone: tzinfo
+    name: str
+    """Of its record in the store."""
+    prefix: str
+
+
 class Memory:
     """Records by key id. Make it inside the running loop."""
 
@@ -78,6 +88,7 @@ class Memory:
         self._links = links
         self._monotonic = monotonic
         self._kept: dict[str, Known] = {}
+        self._teams: dict[str, Shared] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -115,26 +126,34 @@ class Memory:
             self._kept.pop(key_id, None)
             return None
         kept = self._kept.get(key_id)
-        raw = (raw_key, raw_team or b"")
-        if kept is not None and kept.raw == raw:
+        etags = (split(raw_key)[0], split(raw_team)[0] if raw_team else "")
+        if kept is not None and kept.etags == etags and kept.team.id == team:
             kept.seen = self._monotonic()
             return kept
-        record = decode_key(raw_key)
-        known = make_known(record, team, raw, self._monotonic())
+        shared = self._teams.get(team)
+        if shared is None or shared.etag != etags[1]:
+            if len(self._teams) >= MOST_KEPT and team not in self._teams:
+                del self._teams[next(iter(self._teams))]
+            shared = self._teams[team] = _shared(team, raw_team, etags[1])
+        known = make_known(decode_key(raw_key), shared, etags[0], self._monotonic())
         if len(self._kept) >= MOST_KEPT and key_id not in self._kept:
             del self._kept[next(iter(self._kept))]
         self._kept[key_id] = known
         return known
 
 
-def make_known(record: Record, team_id: str, raw: tuple[bytes, bytes], seen: float) -> Known:
-    if raw[1]:
-        team = decode_team(raw[1])
-        team_etag = split(raw[1])[0]
+def _shared(team_id: str, raw: bytes | None, etag: str) -> Shared:
+    if raw:
+        team = decode_team(raw)
     elif team_id == DEFAULT_TEAM:
-        team, team_etag = TeamRecord(id=DEFAULT_TEAM, name=DEFAULT_TEAM, created=0), ""
+        team = TeamRecord(id=DEFAULT_TEAM, name=DEFAULT_TEAM, created=0)
     else:
         raise StoreUnavailable("The record of the key's team is missing in the store; restore it from an export.")
+    return Shared(team, etag, zone_of(team.timezone), team_name(team_id), f"sy:{{{team_id}}}:")
+
+
+def make_known(record: Record, shared: Shared, etag: str, seen: float) -> Known:
+    team = shared.team
     key = key_of(record, team.name)
     if team.models or team.deny:
         rights = replace(key.rights, deny=(*key.rights.deny, *team.deny), team_models=team.models)
@@ -144,11 +163,10 @@ def make_known(record: Record, team_id: str, raw: tuple[bytes, bytes], seen: flo
         digest=bytes.fromhex(record.digest) if record.digest else _NOBODY,
         old_digest=bytes.fromhex(record.old_digest) if record.old_digest else _NOBODY,
         team=team,
-        zone=zone_of(team.timezone),
-        raw=raw,
-        names=(key_name(team_id, record.id), team_name(team_id)),
-        etags=(split(raw[0])[0], team_etag),
-        prefix=f"sy:{{{team_id}}}:",
+        zone=shared.zone,
+        names=(key_name(team.id, record.id), shared.name),
+        etags=(etag, shared.etag),
+        prefix=shared.prefix,
         seen=seen,
         patterns=tuple(dict.fromkeys(limit.models for limit in (*record.limits, *team.limits) if limit.models)),
     )
