@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 from router.pipe import pack
 from router.store import Store
 
-__all__ = ["Library", "call", "exists", "fcall", "library", "load", "name", "not_found"]
+__all__ = ["Library", "account_keys", "call", "exists", "fcall", "library", "load", "name", "not_found"]
 
 _MARK: Final = "@VERSION@"
 _NOT_FOUND: Final = ("ERR Function not found", "Function not found")
@@ -61,6 +61,16 @@ def name(function: str) -> bytes:
 def fcall(function: str, keys: Sequence[bytes | str], arguments: Iterable[bytes | str | int]) -> bytes:
     """A call of a function, packed for `Links.ask`."""
     return pack("FCALL", name(function), len(keys), *keys, *arguments)
+
+
+def account_keys(prefix: str) -> tuple[str, str]:
+    """What a function declares that works on a whole account: two names that are never written.
+
+    While a Cluster moves their slot it answers TRYAGAIN to both of its nodes' callers, because of the second. With one
+    name it would run the function where only a part of the account has arrived: limits would begin anew there.
+    https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#multi-keys-operations
+    """
+    return prefix + "-", prefix + "--"
 
 
 def not_found(error: ResponseError) -> bool:

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from providers.errors import StoreUnavailable, SwitchyardError
 from router.checks import NO_AMOUNTS, NO_CHECKS, Amounts, Check, pack_value
-from router.functions import fcall
+from router.functions import account_keys, fcall
 from router.known import Asks, Known
 from router.pipe import pack
 from router.records import TEAMS, Key
@@ -136,7 +136,7 @@ class Live:
         for hold in holds:
             if hold.reserved:
                 told += (hold.call_id, hold.hour, hold.checks, hold.used())
-        answer = await self._links.ask(account, fcall("beat", (holds[0].prefix + "beat",), told))
+        answer = await self._links.ask(account, fcall("beat", account_keys(holds[0].prefix), told))
         self._told(answer[0])
         etags = {name: (etag or b"").decode() for name, etag in zip(names, answer[1], strict=True)}
         for hold in holds:
@@ -155,7 +155,7 @@ class Live:
         questions = []
         for account in (*(team.decode() for team in teams), *self._accounts()):
             prefix = f"sy:{{{account}}}:"
-            questions.append(self._links.ask(account, fcall("sweep", (prefix + "sweep",), (prefix, MOST_AT_ONCE))))
+            questions.append(self._links.ask(account, fcall("sweep", account_keys(prefix), (prefix, MOST_AT_ONCE))))
             if len(questions) >= MOST_AT_ONCE:
                 await self._count(questions)
                 questions = []

@@ -26,7 +26,7 @@ from providers.errors import InternalError, StoreUnavailable, SwitchyardError, U
 from router.allowance import refusal
 from router.checks import NO_AMOUNTS, NO_CHECKS, Amounts, Calendar, Check, checks_of, pack_value, packed
 from router.credentials import credential_of, digest, key_id_of, missing
-from router.functions import fcall
+from router.functions import account_keys, fcall
 from router.holds import LEASE, Hold, Live
 from router.journal import Journal
 from router.keys import Keys, anonymous_id
@@ -338,7 +338,7 @@ class Ledger:
     ) -> Sequence[Any]:
         command = fcall(
             "reserve",
-            (hold.prefix + "reserve",),
+            account_keys(hold.prefix),
             (
                 *(hold.prefix, hold.call_id, hold.hour, hold.checks, _LEASE_MS),
                 *(names[0], etags[0], names[1], etags[1], ends, row),
@@ -436,7 +436,7 @@ class Ledger:
     def _send(self, hold: Hold, bill: bytes, key_id: str) -> None:
         command = fcall(
             "settle",
-            (hold.prefix + "settle",),
+            account_keys(hold.prefix),
             (hold.prefix, hold.call_id, hold.hour, hold.checks, bill, key_id),
         )
         future = self.links.ask(hold.account, command, limit=SETTLE_LIMIT)

@@ -64,7 +64,8 @@ class Metrics:
             return _Children(Counter(f"switchyard_{name}", text, labels, registry=registry), collecting)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> _Children:
-            made = Histogram(f"switchyard_{name}", text, labels, buckets=buckets, registry=registry)
+            with collecting():  # one without labels has its values from here on
+                made = Histogram(f"switchyard_{name}", text, labels, buckets=buckets, registry=registry)
             return _Children(made, collecting)
 
         self._requests = counter("requests", "Calls by outcome.", "dialect", "model", "provider", "status", "fallback")
