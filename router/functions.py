@@ -53,6 +53,7 @@ def library() -> Library:
     return Library.of(Path(__file__).with_name("ledger.lua").read_bytes())
 
 
+@cache
 def name(function: str) -> bytes:
     """The versioned name of `reserve`, `put`, ..."""
     return library().name(function)

@@ -12,7 +12,7 @@ import contextlib
 import socket
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Final, Protocol, cast
@@ -99,13 +99,12 @@ class Owner(Protocol):
         """The connection ended. What was asked and not answered is in `pipe.pending`."""
 
 
+_pack: Final = cast("Callable[[Sequence[bytes | str | int]], bytes]", hiredis.pack_command)  # its stub takes one part
+
+
 def pack(*parts: bytes | str | int) -> bytes:
     """A command as the bytes that `Links.ask` takes."""
-    out = [b"*%d\r\n" % len(parts)]
-    for part in parts:
-        data = part if isinstance(part, bytes) else str(part).encode()
-        out.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(out)
+    return _pack(parts)
 
 
 class Pipe(asyncio.Protocol):
