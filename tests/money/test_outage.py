@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from router.holds import LEASE
 from router.ledger import OUTAGE_CALLS
 from tests.conftest import Serve
 from tests.money import bank as banks
@@ -136,7 +137,10 @@ def test_a_frozen_store_under_load(
 
     loads = [Load(one, "paid") for one in paying]
     local_load = Load(own, "own")
-    with loads[0], loads[1], loads[2], local_load:
+    endless = f"cloud/endless-slow@{team}"
+    through = paying[1].client.open("POST", OPENAI.path, OPENAI.body(endless, stream=True))
+    with loads[0], loads[1], loads[2], local_load, through as outlives:
+        assert outlives.status == 200
         until(lambda: all(load.statuses()[200] > 10 for load in (*loads, local_load)))
         threads = [threading.Thread(target=long_call) for _ in range(streams)]
         for thread in threads:
@@ -149,7 +153,8 @@ def test_a_frozen_store_under_load(
                 thread.join(10)
         thawed = time.monotonic()
         until(lambda: all(load.statuses(thawed)[200] > 3 for load in loads), 20)
-        time.sleep(0.2)
+        time.sleep(0.2 if seconds < LEASE else LEASE / 4)  # heartbeats and sweeps have met
+        assert b"and on" in outlives.read(50_000 if seconds > 20 else 5_000)
 
     # Decisions.
     during = [reply for load in (*loads, local_load) for at, reply in load.replies if began < at < thawed]
@@ -171,11 +176,17 @@ def test_a_frozen_store_under_load(
 
     # Books.
     paid = sum(load.statuses()[200] for load in loads) + streams
-    until(lambda: bank.usage(team).get("calls") == paid, 10, lambda: f"{bank.usage(team)} of {paid}")
+    until(lambda: any(line["model"] == endless for line in bank.lines()), what=bank.router.tail)
+    (left,) = [line for line in bank.lines() if line["model"] == endless]
+    assert (left["outcome"], left["mark"]) == ("aborted", "aborted")
+    sums = {
+        "calls": paid + 1, "aborted": 1, "in": 7 * paid + left["tokens_in"], "out": 3 * paid + left["tokens_out"],
+        "cost": COST * paid + left["cost"],
+    }  # fmt: skip
+    until(lambda: bank.usage(team) == sums, 10, lambda: f"{bank.usage(team)} in place of {sums}")
     bank.at_rest(team)
     bank.at_rest(own.team)
-    assert bank.usage(team) == {"calls": paid, "in": 7 * paid, "out": 3 * paid, "cost": COST * paid}
-    assert sum(bank.counter(one, "budget_total")[0] for one in paying) == COST * paid
+    assert sum(bank.counter(one, "budget_total")[0] for one in paying) == sums["cost"]
     answered = local_load.statuses()[200]
     until(lambda: bank.usage(own.team).get("calls") == answered, 10, lambda: f"{bank.usage(own.team)}, {answered}")
     assert bank.counter(own, "budget_total") == (0, 0)
