@@ -211,9 +211,10 @@ class Bench:
             hold.since = -1e9  # so that the next heartbeat tells of it
         await self._ledger.live.beat()
         beat = await self._functions() / len(holds)
-        for hold in holds:
-            self.settle(hold)
-        await self._quiet()
+        for first in range(0, len(holds), TASKS):
+            for hold in holds[first : first + TASKS]:
+                self.settle(hold)
+            await self._quiet()
         return reserve, await self._functions() / len(holds), beat
 
     async def tombstone(self) -> float:
