@@ -167,7 +167,7 @@ class Accounts:
                     if count:
                         metrics += (where + name, count)
         shown = {
-            "id": hold.call_id,
+            "id": trace.request_id,
             "time": trace.created,
             "key": trace.key_id,
             "model": trace.call.asked_model[:200] if trace.call is not None else None,

@@ -255,6 +255,12 @@ def test_local_models_for_keys_that_were_seen(open_bank: Open, store: Server, ga
         begun = Counter(row["id"] for row in bank.recent(account.team) if "status" not in row)
         assert set(begun) <= set(ended)
         assert set(begun.values()) <= {1}
+        answered = {row["id"] for row in bank.recent(account.team) if row.get("status") == 200}
+
+        def logged(account: Account = account) -> set[str]:
+            return {line["request_id"] for line in bank.lines() if line["key"] == account.id and line["status"] == 200}
+
+        until(lambda answered=answered, logged=logged: logged() == answered)  # type: ignore[misc]  # bound at once
     time.sleep(0.5)  # a second replay would have come by now
     assert bank.usage(plain.team)["calls"] == 1 + 2 + OUTAGE_CALLS + 2
 
@@ -295,11 +301,11 @@ def test_a_kill_between_the_answer_and_its_settlement(
         store.thaw()
     second = open_bank(1, data)
     wanted = {"calls": number, "in": 7 * number, "out": 3 * number, "cost": COST * number}
-    took = until(lambda: second.usage(account.team) == wanted, 10, lambda: second.usage(account.team))
+    took = until(lambda: all(path.stat().st_size == 0 for path in folder.glob("*.jsonl")))
+    until(lambda: second.usage(account.team) == wanted, 10, lambda: second.usage(account.team))
     second.at_rest(account.team)
     assert second.counter(account, "budget_total") == (COST * number, 0)
     assert second.counter(account, "max_requests") == (number, 0)
     assert second.counter(account, "concurrency") == (0, 0)
-    until(lambda: all(path.stat().st_size == 0 for path in folder.glob("*.jsonl")))
     assert any(re.search(r"5 settlements of an earlier run", line) for line in second.router.err)
-    print(f"settled {took:.1f} s after the next start")
+    print(f"sent {took:.1f} s after the next start")
