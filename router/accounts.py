@@ -15,6 +15,7 @@ from providers.errors import LimitReached, NotAllowed, StoreUnavailable
 from router import settlement
 from router.checks import Amounts
 from router.config import Config
+from router.credentials import shown_name
 from router.estimate import bound, prompt_estimate
 from router.holds import Hold
 from router.known import Known
@@ -94,7 +95,7 @@ class Accounts:
             "key": known.key.id,
             "dialect": trace.dialect,
             "op": trace.op,
-            "model": call.asked_model[:200],
+            "model": shown_name(call.asked_model),
             "stream": call.stream,
         }
         return Ask(trace.amounts, lambda pattern: any(not allows((), (pattern,), name) for name in names), _json(row))
@@ -135,7 +136,9 @@ class Accounts:
             metrics: list[str | int] = [f"{where}calls", 1, f"{where}aborted", 1]
             metrics += (f"{where}in", tokens - out, f"{where}out", out)
             metrics += (f"{where}cost", cost) if price is not None else (f"{where}unpriced", 1)
-            row = _json({"id": trace.request_id, "lost": True, "answered_by": str(record.target), "cost": cost})
+            row = _json(
+                {"id": trace.request_id, "lost": True, "answered_by": shown_name(str(record.target)), "cost": cost}
+            )
             return self._around.ledger.bill(hold, Bill(1, tokens, cost, metrics, row))
 
         return so_far
@@ -170,7 +173,7 @@ class Accounts:
             "id": trace.request_id,
             "time": trace.created,
             "key": trace.key_id,
-            "model": trace.call.asked_model[:200] if trace.call is not None else None,
+            "model": shown_name(trace.call.asked_model) if trace.call is not None else None,
             **row,
             "tokens_in": detail.usage.input,
             "tokens_out": detail.usage.output,
@@ -216,7 +219,7 @@ def _where(target: Target) -> str:
 
 
 def _word(text: str) -> str:
-    return text[:200].replace("\t", " ")
+    return shown_name(text).replace("\t", " ")
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

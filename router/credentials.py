@@ -80,6 +80,16 @@ def key_id_of(credential: str) -> str | None:
     return shape[1]
 
 
+def masked(text: str) -> str:
+    """The text, with no more than the public id of keys of ours in it: clients put them in the wrong place."""
+    return _SHAPE.sub(rf"{PREFIX}\1-***", text) if PREFIX in text else text
+
+
+def shown_name(name: str) -> str:
+    """A name that a client sent (a model's), for logs and tables: masked, at most 200 characters."""
+    return masked(name)[:200]
+
+
 def digest(pepper: bytes, credential: str) -> bytes:
     """What is kept of a credential."""
     return hmac.digest(pepper, credential.encode("utf-8", "surrogateescape"), "sha256")

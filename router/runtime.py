@@ -37,7 +37,7 @@ from router.accounts import Accounts
 from router.browsers import host_allowed, origin_allowed
 from router.calls import Calls
 from router.config import Config, ConfigErrors, load_config
-from router.credentials import credential_of, key_id_of, missing
+from router.credentials import credential_of, key_id_of, masked, missing, shown_name
 from router.discovery import Discovery
 from router.engine import Engine, Transport
 from router.health import Health
@@ -336,7 +336,7 @@ class Runtime:
         told = {
             "status": 499 if trace.client_gone else trace.status,
             "outcome": trace.outcome,
-            "answered_by": str(answered) if answered is not None else None,
+            "answered_by": shown_name(str(answered)) if answered is not None else None,
             "fallback": trace.fallback,
             "ms": round((now - trace.started) * 1000, 1),
             "first_content_ms": _ms(trace.first_content, trace.started),
@@ -363,13 +363,13 @@ class Runtime:
                 "request_id": trace.request_id,
                 "dialect": trace.dialect,
                 "op": trace.op,
-                "model": call.asked_model[:200] if call is not None else None,
+                "model": shown_name(call.asked_model) if call is not None else None,
                 **told,
                 "key": trace.key_id,
                 "stream": call.stream if call is not None else None,
                 "attempts": [
                     {
-                        "target": str(attempt.target),
+                        "target": shown_name(str(attempt.target)),
                         "outcome": attempt.outcome,
                         "status": attempt.status,
                         "ms": round(attempt.seconds * 1000, 1),
@@ -453,7 +453,7 @@ def _said(error: SwitchyardError | None) -> str | None:
         isinstance(error, UpstreamError) and not isinstance(error, Unreachable | TimedOut)
     ):
         return None
-    return error.message if error is not None else None
+    return masked(error.message) if error is not None else None
 
 
 def _code(text: str | None) -> str | None:

@@ -61,6 +61,7 @@ class Server:
             need("redis-sentinel" if sentinel else "redis-server")
         self.port = port or free_ports(1)[0]
         self.password = password
+        self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self._log = directory / "server.log"
         program = find_binary(os.environ) if valkey else "redis-sentinel" if sentinel else "redis-server"
@@ -89,9 +90,10 @@ class Server:
     def url(self, database: int = 0) -> str:
         return f"redis://{f':{self.password}@' if self.password else ''}{self.address}/{database}"
 
-    def launch(self) -> None:
+    def launch(self, *more: str) -> None:
+        """Start it without waiting; `more` are further words of the command."""
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen([*self._command, *more], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def start(self) -> Self:
         self.launch()

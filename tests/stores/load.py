@@ -40,7 +40,9 @@ class Outcome:
     def complete(self) -> bool:
         if self.status != 200:
             return False
-        return self.body.endswith(b"data: [DONE]\n\n") if self.stream else self.body.endswith(b"}")
+        if not self.stream:
+            return self.body.endswith(b"}")
+        return self.body.endswith(b"data: [DONE]\n\n") and b'data: {"error"' not in self.body
 
     @property
     def code(self) -> str:

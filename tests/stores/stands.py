@@ -16,7 +16,7 @@ from typing import Any
 from redis import Redis
 
 from tests.simulators.client import Client, Reply
-from tests.simulators.router import ROOT, RouterProcess
+from tests.simulators.router import KEY_VARIABLE, ROOT, RouterProcess
 from tests.simulators.stores import Cluster, Sentinels, Server, until
 from tests.stores.books import Books, at_rest
 from tests.stores.load import Load
@@ -92,11 +92,13 @@ class House:
     def load(self, key: str, **more: Any) -> Load:
         return Load(self.router.port, key, **more)
 
-    def run(self, *words: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, given: str | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """`switchyard WORDS` with the router's config, while it serves."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SWITCHYARD_")}
         environ |= {"SWITCHYARD_CONFIG": str(self.router.config_path), "SWITCHYARD_PEPPER": PEPPER}
-        environ |= {"SIMULATED_KEY": "unused"}
+        environ |= {KEY_VARIABLE: "unused", **(env or {})}
         command = [sys.executable, "-m", "router.cli.main", *words]
         return subprocess.run(
             command, env=environ, cwd=ROOT, input=given, capture_output=True, text=True, timeout=60, check=False
