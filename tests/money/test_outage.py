@@ -163,7 +163,7 @@ def test_a_frozen_store_under_load(
     print(f"{len(during)} calls while frozen, slowest {slow[-1]:.3f} s, median {slow[len(slow) // 2]:.4f} s;"
           f" back after {max(first) - thawed:.2f} s")  # fmt: skip
     assert slow[int(len(slow) * 0.98)] < DECIDED
-    assert slow[-1] < 2 * DECIDED, "a busy machine has twice the time"
+    assert slow[-1] < 3 * DECIDED, "a busy machine has more time"
     assert max(first) - thawed < BACK
     for load in loads:
         while_frozen = Counter(reply.status for at, reply in load.replies if began + 0.5 < at < thawed)

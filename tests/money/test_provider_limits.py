@@ -70,51 +70,53 @@ def limited(
         yield opened
 
 
+@pytest.mark.parametrize("number", [ROUNDS[0], pytest.param(ROUNDS[1], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("limit", LIMITS)
-def test_exactly_fifty_reach_the_provider(limited: Bank, gate: Gate, cloud: Simulator, limit: str, way: str) -> None:
-    for number in ROUNDS:
-        name = f"{limit}-{way}-{number}"
-        key = limited.key()
-        gate.close()
-        data = chat(key.credential, {**BODY, "model": name, "stream": number == "2"})
-        answers = crowd(
-            limited.router.port, [data] * CALLS, lambda answered: answered + gate.arrived == CALLS, gate.release
-        )
-        assert len(cloud.asked(f"gate@{name}")) == FIT
-        told = Counter((reply.status, reply.headers.get("x-switchyard-provider")) for reply in answers)
-        if way == "alone":
-            assert told == {(200, name): FIT, (503, None): CALLS - FIT}
-            for reply in answers:
-                if reply.status == 503:
-                    assert 1 <= int(reply.headers["retry-after"]) <= 62, reply
+def test_exactly_fifty_reach_the_provider(
+    limited: Bank, gate: Gate, cloud: Simulator, limit: str, way: str, number: str
+) -> None:
+    name = f"{limit}-{way}-{number}"
+    key = limited.key()
+    gate.close()
+    data = chat(key.credential, {**BODY, "model": name, "stream": (number == "2") == (way == "next")})
+    answers = crowd(
+        limited.router.port, [data] * CALLS, lambda answered: answered + gate.arrived == CALLS, gate.release
+    )
+    assert len(cloud.asked(f"gate@{name}")) == FIT
+    told = Counter((reply.status, reply.headers.get("x-switchyard-provider")) for reply in answers)
+    if way == "alone":
+        assert told == {(200, name): FIT, (503, None): CALLS - FIT}
+        for reply in answers:
+            if reply.status == 503:
+                assert 1 <= int(reply.headers["retry-after"]) <= 62, reply
+    else:
+        assert told == {(200, name): FIT, (200, "cloud" if way == "next" else "local"): CALLS - FIT}
+    if way == "fallback":
+        why = Counter(reply.headers.get("x-switchyard-fallback") for reply in answers)
+        assert why == {None: FIT, "provider_limit": CALLS - FIT}
+    account = f"p:{name}"
+    limited.at_rest(account)
+    limited.at_rest(key.team)
+    if "rpm" in limit or limit == "all":
+        pattern = {"rpm": "rpm", "model-rpm": "rpm[gate*]", "all": "rpm"}[limit]
+        assert limited.rate(account, "all", pattern) == FIT
+    # An account's limits say nothing of its health, and a key's books know nothing of them.
+    unhealthy = limited.admin.request("GET", "/readyz").json["unhealthy"]
+    assert not any(target.startswith(f"{name}/") for target in unhealthy), unhealthy
+    used = limited.usage(key.team)
+    assert (used["calls"], used.get("errors", 0)) == (CALLS, CALLS - FIT if way == "alone" else 0)
+    # One more, in both dialects.
+    for dialect in CLIENTS:
+        more = key.client.ask(dialect, name, stream=False)
+        if "concurrency" in limit:
+            assert more.status == 200, more
+        elif way == "alone":
+            assert more.status == 503
+            assert 1 <= int(more.headers["retry-after"]) <= 62
+            assert dialect.error_of(more)
         else:
-            assert told == {(200, name): FIT, (200, "cloud" if way == "next" else "local"): CALLS - FIT}
-        if way == "fallback":
-            why = Counter(reply.headers.get("x-switchyard-fallback") for reply in answers)
-            assert why == {None: FIT, "provider_limit": CALLS - FIT}
-        account = f"p:{name}"
-        limited.at_rest(account)
-        limited.at_rest(key.team)
-        if "rpm" in limit or limit == "all":
-            pattern = {"rpm": "rpm", "model-rpm": "rpm[gate*]", "all": "rpm"}[limit]
-            assert limited.rate(account, "all", pattern) == FIT
-        # An account's limits say nothing of its health, and a key's books know nothing of them.
-        unhealthy = limited.admin.request("GET", "/readyz").json["unhealthy"]
-        assert not any(target.startswith(f"{name}/") for target in unhealthy), unhealthy
-        used = limited.usage(key.team)
-        assert (used["calls"], used.get("errors", 0)) == (CALLS, CALLS - FIT if way == "alone" else 0)
-        # One more, in both dialects.
-        for dialect in CLIENTS:
-            more = key.client.ask(dialect, name, stream=False)
-            if "concurrency" in limit:
-                assert more.status == 200, more
-            elif way == "alone":
-                assert more.status == 503
-                assert 1 <= int(more.headers["retry-after"]) <= 62
-                assert dialect.error_of(more)
-            else:
-                assert more.status == 200
+            assert more.status == 200
 
 
 def test_a_refused_attempt_gives_back_what_it_took(limited: Bank, gate: Gate, cloud: Simulator) -> None:
