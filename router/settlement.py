@@ -108,11 +108,17 @@ def settle(trace: Trace, price: PriceOf, *, metered: bool = True) -> Bill:
     """
     call = trace.call
     parts: list[Part] = []
+    cost = images = 0
+    exact, unpriced = True, False
     if call is not None and metered:
         for record in trace.attempts:
             part = _part(call, trace, record, price)
             if part is not None:
                 parts.append(part)
+                cost += part.cost
+                images += part.images
+                exact = exact and part.exact
+                unpriced = unpriced or part.unpriced
     failed = trace.error is not None
     answered = trace.committed
     last = trace.attempts[-1] if trace.attempts else None
@@ -120,25 +126,23 @@ def settle(trace: Trace, price: PriceOf, *, metered: bool = True) -> Bill:
     mark: Mark = "measured"
     if parts and left:
         mark = "aborted"
-    elif any(not part.exact for part in parts):
+    elif not exact:
         mark = "estimated"
     usage = _summed(parts)
-    cost = sum(part.cost for part in parts)
     requests = 1 if answered or (left and parts) else 0
-    unpriced = any(part.unpriced for part in parts)
     metrics = {
         "calls": 1,
-        "errors": int(failed and not left),
-        "fallbacks": int(trace.fallback is not None and answered),
-        "aborted": int(left),
-        "estimated": int(mark == "estimated"),
-        "unpriced": int(unpriced),
-        "in": usage.input or 0,
-        "cached": usage.cached or 0,
-        "cache_write": usage.cache_write or 0,
-        "out": usage.output or 0,
-        "reasoning": usage.reasoning or 0,
-        "media": sum(part.images for part in parts),
+        "errors": failed and not left,
+        "fallbacks": trace.fallback is not None and answered,
+        "aborted": left,
+        "estimated": mark == "estimated",
+        "unpriced": unpriced,
+        "in": usage.input,
+        "cached": usage.cached,
+        "cache_write": usage.cache_write,
+        "out": usage.output,
+        "reasoning": usage.reasoning,
+        "media": images,
         "cost": cost,
     }
     return Bill(
@@ -148,7 +152,7 @@ def settle(trace: Trace, price: PriceOf, *, metered: bool = True) -> Bill:
         cost=cost,
         unpriced=unpriced,
         usage=usage,
-        metrics={name: value for name, value in metrics.items() if value},
+        metrics={name: int(value) for name, value in metrics.items() if value},
         parts=tuple(parts),
     )
 
