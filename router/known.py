@@ -33,8 +33,12 @@ from router.records import (
 )
 
 MOST_KEPT: Final = 20_000
-"""Keys of which a worker remembers the record: about 2 kB each."""
+"""Keys of which a worker remembers the record: 2 to 3 kB each."""
 _NOBODY: Final = b"\0" * 32
+
+
+Checks = dict[tuple[tuple[str, ...], float], tuple[Check, ...]]
+"""By the patterns that fit a call and the exchange rate."""
 
 
 class Asks(Protocol):
@@ -62,8 +66,10 @@ class Known:
     seen: float
     patterns: tuple[str, ...]
     """Of models, in the limits of key and team."""
-    checks: dict[tuple[tuple[str, ...], float], tuple[Check, ...]] = field(default_factory=dict)
-    """Which limits count a call, by the patterns that fit it and the exchange rate."""
+    team_checks: Checks
+    """Which of the team's limits count a call, for all of its keys."""
+    checks: Checks = field(default_factory=dict)
+    """Which limits count a call: the key's, then the team's."""
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -79,6 +85,7 @@ class Shared(NamedTuple):
     name: str
     """Of its record in the store."""
     prefix: str
+    checks: Checks
 
 
 class Memory:
@@ -149,7 +156,7 @@ def _shared(team_id: str, raw: bytes | None, etag: str) -> Shared:
         team = TeamRecord(id=DEFAULT_TEAM, name=DEFAULT_TEAM, created=0)
     else:
         raise StoreUnavailable("The record of the key's team is missing in the store; restore it from an export.")
-    return Shared(team, etag, zone_of(team.timezone), team_name(team_id), f"sy:{{{team_id}}}:")
+    return Shared(team, etag, zone_of(team.timezone), team_name(team_id), f"sy:{{{team_id}}}:", {})
 
 
 def make_known(record: Record, shared: Shared, etag: str, seen: float) -> Known:
@@ -169,4 +176,5 @@ def make_known(record: Record, shared: Shared, etag: str, seen: float) -> Known:
         prefix=shared.prefix,
         seen=seen,
         patterns=tuple(dict.fromkeys(limit.models for limit in (*record.limits, *team.limits) if limit.models)),
+        team_checks=shared.checks,
     )

@@ -408,10 +408,12 @@ class Ledger:
         rate = self._yuan_per_dollar()
         found = known.checks.get((patterns, rate))
         if found is None:
-            found = known.checks[patterns, rate] = (
-                *checks_of(known.key.limits, known.key.id, "", patterns.__contains__, rate),
-                *checks_of(known.team.limits, "team", "team.", patterns.__contains__, rate),
-            )
+            shared = known.team_checks.get((patterns, rate))
+            if shared is None:
+                shared = checks_of(known.team.limits, "team", "team.", patterns.__contains__, rate)
+                known.team_checks[patterns, rate] = shared
+            found = (*checks_of(known.key.limits, known.key.id, "", patterns.__contains__, rate), *shared)
+            known.checks[patterns, rate] = found
         return found
 
     def _calendar(self, zone: tzinfo) -> Calendar:
