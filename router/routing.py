@@ -276,7 +276,5 @@ def visible(snapshot: Snapshot, rights: Rights) -> tuple[Entry, ...]:
     if not (rights.restricted or rights.local_only):
         return snapshot.listed
     return tuple(
-        entry
-        for entry in snapshot.listed
-        if (entry.local or not rights.local_only) and may(snapshot, rights, entry.id)
+        entry for entry in snapshot.listed if (entry.local or not rights.local_only) and may(snapshot, rights, entry.id)
     )

@@ -87,8 +87,8 @@ class HttpTransport:
         """Send one request and wait for the answer's headers.
 
         `body` streams a large request body (chunked) in place of `request.body`. Raises Unreachable when nothing was
-        sent, ConnectTimedOut when connecting took too long, Broken when the answer cannot be read. Cancellation closes the
-        socket.
+        sent, ConnectTimedOut when connecting took too long, Broken when the answer cannot be read. Cancellation closes
+        the socket.
         """
         origin = self._origins.get(route)
         if origin is None:

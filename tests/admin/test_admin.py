@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from router.throttle import BURST, PACE, Throttle, TooManyAttempts
 from router.credentials import new_credential
 from router.keys import Change, Keys
 from router.store import Store
+from router.throttle import BURST, PACE, Throttle, TooManyAttempts
 from tests.admin.conftest import TOKEN, Ask
 
 ROUTES = [
