@@ -154,6 +154,8 @@ def _keys(size: Size, cores: Cores, folder: Path, say: Callable[[str], None]) ->
             listed.write_text("\n".join(credentials))
             job = run.job(running.site.port, Lane(""), credentials[0], phase)
             sample = run.measure(msgspec.structs.replace(job, keys=str(listed)), running, upstream_pid, cores, 0.1)
+            if not sample.result.calls:
+                raise Trouble(f"{name}: no call was answered, {sample.result.samples}")
             if sample.result.errors:
                 say(f"{name}: {sample.result.errors} errors, {sample.result.samples}")
             return sample
@@ -182,6 +184,8 @@ def _keys(size: Size, cores: Cores, folder: Path, say: Callable[[str], None]) ->
 
 
 def _noisy(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
     middle = statistics.median(values)
     return figure(middle) + (f" ±{(max(values) - min(values)) / 2 / middle:.0%}" if len(values) > 1 and middle else "")
 

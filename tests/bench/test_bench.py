@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tests.bench import load, procs, profile, report
-from tests.bench.gateways import Lane
+from tests.bench import gateways, ledger, load, pairs, procs, profile, report
+from tests.bench.gateways import Lane, Site
 from tests.bench.load import Job, Result, Spread
-from tests.bench.run import Cores, Phase, Row, Sample, job, upstream
+from tests.bench.run import Cores, Phase, Row, Running, Sample, free_port, job, upstream
 from tests.bench.upstream import MARKER
 
 WHOLE = Phase("many", 4, 40, 10.0)
@@ -219,6 +220,41 @@ def test_writing_replaces_only_the_figures(rows: list[Row], tmp_path: Path) -> N
 def test_the_page_here_can_be_written() -> None:
     page = Path(report.__file__).with_name("README.md").read_text()
     assert page.count(report.BEGIN) == page.count(report.END) == 1
+    assert [page.count(mark) for mark in report.LEDGER] == [1, 1]
+
+
+async def test_each_call_has_the_next_key(tmp_path: Path) -> None:
+    listed = tmp_path / "keys"
+    listed.write_text("one\ntwo\n")
+    work = msgspec.structs.replace(job(1, OPENAI, "none", WHOLE), keys=str(listed))
+    sent = load.requests(work)
+    for key in (b"one", b"two", b"one"):
+        assert b"\r\nAuthorization: Bearer " + key + b"\r\n" in next(sent)
+
+
+async def test_a_call_asks_the_store_once_before_and_once_after(tmp_path: Path) -> None:
+    found = await pairs.measure(tmp_path, 64, 1)
+    assert [(pair.kind, pair.before, pair.after) for pair in found] == [(kind, 1, 1) for kind in pairs.KINDS]
+    assert all(20 < pair.tombstone < 500 for pair in found)
+
+
+def test_the_ledger_s_part_is_the_difference_of_each_round(rows: list[Row]) -> None:
+    _, nginx, _ = rows
+    less = Row("less", "", samples={"many": [sample(100, cpu) for cpu in (0.0005, 0.001, 0.001)]})
+    table = ledger.whole([rows[0], nginx, nginx, less, less])
+    assert cells(table, "nginx")[1:4] == ["20.0 ±50%", "10.0", "0.0"]
+
+
+@pytest.mark.parametrize("part", ["ledger", "accounts"])
+async def test_the_router_without_a_part_serves(part: str, tmp_path: Path) -> None:
+    gateway = gateways.UNMETERED if part == "ledger" else gateways.UNBILLED
+    with upstream(Cores()) as (port, _):
+        running = await asyncio.to_thread(Running, gateway, Site(free_port(), port, tmp_path), Cores())
+        try:
+            result = await load.run(job(running.site.port, OPENAI, running.key, WHOLE), False)
+        finally:
+            await asyncio.to_thread(running.stop)
+    assert (result.calls, result.errors, result.samples) == (WHOLE.calls, 0, ())
 
 
 def test_profiles_count_a_function_once_per_stack() -> None:
