@@ -6,6 +6,7 @@ out of date for longer than one question, and nobody has to be told of a change.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import tzinfo
@@ -32,6 +33,8 @@ from router.records import (
     team_name,
 )
 
+LIMIT: Final = 0.2
+"""Seconds for finding out about one key."""
 MOST_KEPT: Final = 20_000
 """Keys of which a worker remembers the record: 2 to 3 kB each."""
 _NOBODY: Final = b"\0" * 32
@@ -103,27 +106,28 @@ class Memory:
     def get(self, key_id: str) -> Known | None:
         return self._kept.get(key_id)
 
-    async def fetch(self, key_id: str) -> Known | None:
-        """As the store has it now. Raises StoreUnavailable."""
+    async def fetch(self, key_id: str, limit: float = LIMIT) -> Known | None:
+        """As the store has it now; known within `limit` seconds. Raises StoreUnavailable."""
+        until = asyncio.get_running_loop().time() + limit
         kept = self._kept.get(key_id)
         if kept is not None:
-            found = await self._read(key_id, kept.team.id)
+            found = await self._read(key_id, kept.team.id, until)
             if found is not None:
                 return found
         # Never seen, or it has moved to another team.
-        place = await self._asked(place_name(key_id), pack("GET", place_name(key_id)))
+        place = await self._asked(place_name(key_id), pack("GET", place_name(key_id)), until)
         if place is None:
             self._kept.pop(key_id, None)
             return None
-        return await self._read(key_id, place.decode())
+        return await self._read(key_id, place.decode(), until)
 
-    async def _read(self, key_id: str, team: str) -> Known | None:
-        raw_key, raw_team = await self._asked(team, pack("MGET", key_name(team, key_id), team_name(team)))
+    async def _read(self, key_id: str, team: str, until: float) -> Known | None:
+        raw_key, raw_team = await self._asked(team, pack("MGET", key_name(team, key_id), team_name(team)), until)
         return self.learn(key_id, team, raw_key, raw_team)
 
-    async def _asked(self, tag: str, command: bytes) -> Any:
+    async def _asked(self, tag: str, command: bytes, until: float) -> Any:
         try:
-            return await self._links.ask(tag, command)
+            return await self._links.ask(tag, command, limit=until - asyncio.get_running_loop().time())
         except ResponseError as error:
             raise StoreUnavailable("The key store refuses to be read.", retry_after=1) from error
 

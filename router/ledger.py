@@ -178,7 +178,7 @@ class Ledger:
         now = self._now()
         hold = Hold(account, f"sy:{{{account}}}:", call_id, str(int(now // 3600)), now, amounts=amounts)
         hold.checks = packed(checks, amounts, self._calendar(UTC), now)
-        answer = await self._question(hold, ("", ""), ("", ""), 0, b"")
+        answer = await self._question(hold, ("", ""), ("", ""), 0, b"", self._loop.time() + DECISION_LIMIT)
         if answer[0] == _REFUSED:
             _, _, index, why, spent, held, retry = answer
             raise refusal(checks[index], amounts, why, spent, held, retry, now)
@@ -278,13 +278,14 @@ class Ledger:
         if self._closed or self.journal.full:
             raise StoreUnavailable("No calls are taken until their settlements can be kept.", retry_after=1)
         known, fresh = self.memory.get(key_id), False
+        until = self._loop.time() + DECISION_LIMIT
         newest: Sequence[int] = ()
         for _ in range(TRIES):
             if known is None:
                 if fresh:
                     raise self._stranger(shown, address)
                 self._strangers.admit(address)
-                known, fresh = await self.memory.fetch(key_id), True
+                known, fresh = await self.memory.fetch(key_id, until - self._loop.time()), True
                 continue
             try:
                 ends = self._admit(known, shown)
@@ -297,7 +298,7 @@ class Ledger:
                     raise
                 if isinstance(error, _Unknown):
                     self._strangers.admit(address)
-                known, fresh = await self.memory.fetch(key_id), True
+                known, fresh = await self.memory.fetch(key_id, until - self._loop.time()), True
                 continue
             now = self._now()
             team = known.team.id
@@ -308,7 +309,7 @@ class Ledger:
             checks = self._checks(known, ask)
             hold.checks = packed(checks, ask.amounts, calendar, now, newest) if checks else NO_CHECKS
             try:
-                answer = await self._question(hold, known.names, known.etags, ends, ask.row)
+                answer = await self._question(hold, known.names, known.etags, ends, ask.row, until)
             except StoreUnavailable as error:
                 return self._without_store(known, hold, prepare, error)
             code = answer[0]
@@ -334,8 +335,15 @@ class Ledger:
         raise StoreUnavailable("The key is being changed: try again.", retry_after=1)
 
     async def _question(
-        self, hold: Hold, names: tuple[str, str], etags: tuple[str, str], ends: int, row: bytes
+        self,
+        hold: Hold,
+        names: tuple[str, str],
+        etags: tuple[str, str],
+        ends: int,
+        row: bytes,
+        until: float,
     ) -> Sequence[Any]:
+        """Ask to reserve, with an answer before `until` (the loop's time)."""
         command = fcall(
             "reserve",
             account_keys(hold.prefix),
@@ -346,7 +354,7 @@ class Ledger:
         )
         began = self._monotonic()
         try:
-            answer: Sequence[Any] = await self.links.ask(hold.account, command, limit=DECISION_LIMIT)
+            answer: Sequence[Any] = await self.links.ask(hold.account, command, limit=until - self._loop.time())
         except (Unanswered, asyncio.CancelledError) as why:
             # It may hold by now, or soon: what comes first counts.
             end = _ABORTED if isinstance(why, asyncio.CancelledError) else _UNDECIDED

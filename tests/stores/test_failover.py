@@ -141,7 +141,9 @@ def test_a_killed_primary_of_a_cluster(build: Build, record_property: Record) ->
     assert books.spent("budget_day", key_id) == books.usage(key_id)["cost"]
 
 
-@pytest.mark.parametrize("held_open", [0.0, 1.5], ids=["at once", "slowly"])
+@pytest.mark.parametrize(
+    "held_open", [pytest.param(0.0, id="at once"), pytest.param(1.5, id="slowly", marks=pytest.mark.slow)]
+)
 def test_a_slot_that_moves(build: Build, record_property: Record, held_open: float) -> None:
     """A move within the callers' limit is seen by nobody. While a longer one lasts its teams are refused (no function
     may work on a half of an account), and no sum is wrong."""

@@ -29,7 +29,7 @@ def processes(house: House) -> int:
     ("kind", "seconds"),
     [
         ("redis", 6),
-        ("embedded", 6),
+        pytest.param("embedded", 6, marks=pytest.mark.slow),
         pytest.param("redis", 30, marks=pytest.mark.slow),
         pytest.param("embedded", 30, marks=pytest.mark.slow),
     ],
