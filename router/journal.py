@@ -96,6 +96,11 @@ class Journal:
         if not self._waiting:
             self._emptied()
 
+    def defer(self, number: int) -> None:
+        """Not now: behind the others with it."""
+        if (entry := self._waiting.pop(number, None)) is not None:
+            self._waiting[number] = entry
+
     async def sync(self) -> None:
         """Have the disk keep what was written, also over a power cut."""
         if self._file >= 0 and self._waiting:

@@ -20,8 +20,6 @@ from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from redis.exceptions import RedisError
-
 from providers.errors import InternalError, StoreUnavailable, SwitchyardError, Unauthorized
 from router.allowance import refusal
 from router.checks import NO_AMOUNTS, NO_CHECKS, Amounts, Calendar, Check, checks_of, pack_value, packed
@@ -34,6 +32,7 @@ from router.known import Known, Memory
 from router.limits import Limit
 from router.link import Links, Refused, Unanswered
 from router.records import Key
+from router.settlements import Settlements
 from router.store import Store, explain
 from router.throttle import Throttle
 
@@ -43,12 +42,6 @@ log = logging.getLogger("switchyard.ledger")
 
 DECISION_LIMIT = 0.2
 """Seconds from asking to an answer or a refusal."""
-SETTLE_LIMIT = 2.0
-"""Seconds that a settlement may take before it goes to the journal; nobody waits for it."""
-CLOSE_LIMIT = 2.0
-"""Seconds that settlements on their way get at the end."""
-REPLAY_PACE = 0.2
-REPLAY_BATCH: Final = 200
 OUTAGE_MEMORY: Final = 60.0
 """Seconds for which a key that was seen counts as known while the store is away."""
 OUTAGE_CALLS: Final = 4
@@ -123,22 +116,19 @@ class Ledger:
         self.journal = Journal(data_dir or Path("data"), clock)
         if data_dir is not None:
             self.journal.open()
+        self._settlements = Settlements(self.links, self.journal)
         self.live = Live(self.links, self._recheck, monotonic, self._heard, self._accounts)
         self._ahead = 0.0
         """Seconds by which the store's clock is ahead of ours."""
         self._calendars: dict[tzinfo, Calendar] = {}
         self._anonymous: dict[str, str] = {}
-        self._unsettled: set[asyncio.Future[Any]] = set()
         self._outage = 0
         self._strangers = Throttle(monotonic, burst=STRANGERS, pace=STRANGERS_PACE, what="API keys")
-        self._replayer: asyncio.Task[None] | None = None
         self._closed = False
         self.settled_twice = 0
         """Calls that were settled more than once: a bug of the caller's, without effect here."""
         self.overshoots = 0
         """Calls that used more than they held."""
-        if len(self.journal):
-            self._replay()
 
     # --- the calls' side
 
@@ -215,11 +205,7 @@ class Ledger:
         journal."""
         self._closed = True
         await self.live.close()
-        if self._unsettled:
-            await asyncio.wait(self._unsettled, timeout=CLOSE_LIMIT)
-        if self._replayer is not None:
-            self._replayer.cancel()
-            await asyncio.wait([self._replayer])
+        await self._settlements.finish()
         await self.links.close()
         await asyncio.sleep(0)  # what the links gave up goes to the journal
         self.journal.close()
@@ -449,46 +435,7 @@ class Ledger:
             account_keys(hold.prefix),
             (hold.prefix, hold.call_id, hold.hour, hold.checks, bill, key_id),
         )
-        future = self.links.ask(hold.account, command, limit=SETTLE_LIMIT)
-        self._unsettled.add(future)
-        future.add_done_callback(lambda done: self._sent(done, hold.account, command))
-
-    def _sent(self, done: asyncio.Future[Any], account: str, command: bytes) -> None:
-        self._unsettled.discard(done)
-        if done.cancelled() or done.exception() is not None:
-            self.journal.add((account, command))
-            self._replay()
-
-    def _replay(self) -> None:
-        if self._replayer is None and not self._closed:
-            self._replayer = self._loop.create_task(self._send_journal(), name="ledger replays")
-
-    async def _send_journal(self) -> None:
-        try:
-            while len(self.journal):
-                await asyncio.sleep(REPLAY_PACE)
-                await self.journal.sync()
-                while self.links.up and (batch := self.journal.waiting(REPLAY_BATCH)):
-                    if not await self._send_again(batch):
-                        break
-        finally:
-            self._replayer = None
-            if len(self.journal):
-                self._replay()
-
-    async def _send_again(self, batch: Sequence[tuple[int, tuple[str, bytes]]]) -> bool:
-        """Whether the store took any."""
-        questions = [self.links.ask(account, command, limit=SETTLE_LIMIT) for _, (account, command) in batch]
-        taken = 0
-        for (number, _), answer in zip(batch, await asyncio.gather(*questions, return_exceptions=True), strict=True):
-            if isinstance(answer, list):
-                self.journal.done(number)
-                taken += 1
-            elif not isinstance(answer, (StoreUnavailable, RedisError)):
-                log.error("a settlement could not be sent: %s", type(answer).__name__)
-        if taken:
-            log.info("%d settlements of the journal are in the store", taken)
-        return taken > 0
+        self._settlements.send(hold.account, command)
 
 
 _LEASE_MS: Final = int(LEASE * 1000)

@@ -226,3 +226,14 @@ def test_beyond_the_bound_calls_are_refused(tmp_path: Path, monkeypatch: pytest.
     full.append(journal.full)
     assert full == [True, False]
     journal.close()
+
+
+def test_one_that_the_server_refuses_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    first, second = (journal.add(("t", command)) for command in (b"refused", b"good"))
+    journal.defer(first)
+    assert entries(journal) == [("t", b"good"), ("t", b"refused")]
+    journal.defer(99)
+    journal.done(second)
+    assert entries(journal) == [("t", b"refused")]
+    journal.close()
