@@ -43,6 +43,8 @@ LONGEST_LOG = 1 << 20
 """Bytes of the server's own log that are kept over a start."""
 
 Role = Literal["serve", "command"]
+Answer = Literal["ready", "away", "silent"]
+"""What a server says to a PING: that it is ready; that it loads its data, or nobody listens; nothing at all."""
 
 
 class StoreError(Exception):
@@ -150,6 +152,21 @@ class Embedded:
             " stop it, or give this router its own data_dir, or let both use one server with redis.url"
         )
 
+    def silent(self, holder: Holder, running: Running) -> StoreError:
+        """For a command that would join a router whose server takes its connection and says nothing."""
+        return StoreError(
+            f"the embedded store (process {running.pid}) of the running router (process {holder.pid}) does not answer:"
+            f" it is stopped, or its disk is stuck. See {self._log}; kill -CONT {running.pid} wakes a stopped one,"
+            " and the router starts one that has ended again by itself"
+        )
+
+    def not_joined(self, holder: Holder) -> StoreError:
+        """For a command that would join a router whose server cannot be spoken to."""
+        return StoreError(
+            f"the embedded store of the running router (process {holder.pid}) is not ready: it is being started, or"
+            f" loads its data. Try again; see {self._log} when it lasts"
+        )
+
     def release(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
@@ -208,7 +225,7 @@ class Embedded:
         while True:
             if self.exited():
                 raise StoreError(f"the embedded store does not start: {self._last_words()}")
-            if await ping(self.socket):
+            if await ping(self.socket) == "ready":
                 return
             if time.monotonic() > limit:
                 raise StoreError(f"the embedded store does not answer after {LOADING_LIMIT:.0f} s: see {self._log}")
@@ -295,18 +312,20 @@ class Embedded:
         return f"no message; try running it by hand with --dir {self._files}"
 
 
-async def ping(path: str, limit: float = 0.5) -> bool:
-    """Whether a server answers at this socket and has loaded its data."""
+async def ping(path: str, limit: float = 0.5) -> Answer:
+    """How the server at this socket is, asked within `limit` seconds."""
     try:
         async with asyncio.timeout(limit):
             reader, writer = await asyncio.open_unix_connection(path)
             try:
                 writer.write(b"PING\r\n")
-                return (await reader.readline()).startswith(b"+PONG")
+                return "ready" if (await reader.readline()).startswith(b"+PONG") else "away"
             finally:
                 writer.close()
-    except (OSError, TimeoutError):
-        return False
+    except (TimeoutError, BlockingIOError):  # the latter: nobody has taken a connection for long
+        return "silent"
+    except OSError:
+        return "away"
 
 
 def _alive(pid: int) -> bool:

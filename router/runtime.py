@@ -402,7 +402,7 @@ class Runtime:
 
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether calls can be answered, and what each part says."""
-        store = await self.store.ready()
+        store = await self.store.asked()
         models = {name: model.state for name, model in self.local_models.items()}
         ready = store is None and not self.draining
         workers = self.slot.told()

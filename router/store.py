@@ -58,6 +58,8 @@ CONNECT_LIMIT = 2.0
 """Seconds for connecting, TLS and login included."""
 JOIN_LIMIT = 10.0
 """Seconds that a command waits for another command, or for a serve that is just starting."""
+SILENCE_LIMIT = 1.5
+"""Seconds for which a running router's store may say nothing to a command that joins it."""
 WATCH_PACE = 1.0
 """Seconds between two looks at a healthy store; half of that, with jitter, at an unhealthy one."""
 
@@ -204,6 +206,12 @@ class Store:
         self._say(problem)
         return self.problem
 
+    async def asked(self) -> str | None:
+        """`ready`, within ANSWER_LIMIT also while the store is away: the watcher, who asks it at length, knows then."""
+        if self._watcher is not None and not self._examined and self.problem is not None:
+            return self.problem
+        return await self.ready()
+
     def watch(self) -> None:
         """Keep `problem` current and our embedded server alive until `close`. Serving does this by itself."""
         if self._watcher is None:
@@ -334,8 +342,7 @@ class Store:
         return warnings
 
 
-def _facts(text: bytes) -> dict[str, str]:
-    """INFO's lines."""
+def _facts(text: bytes) -> dict[str, str]:  # INFO's lines
     pairs = (line.partition(":") for line in text.decode(errors="replace").splitlines())
     return {name: value for name, colon, value in pairs if colon}
 
@@ -363,17 +370,25 @@ async def open_store(
 async def _open_embedded(data_dir: Path, role: Role, environ: Mapping[str, str]) -> Store:
     server = Embedded(data_dir, environ)
     server.prepare()
-    limit = time.monotonic() + JOIN_LIMIT
+    heard = time.monotonic()
+    limit = heard + JOIN_LIMIT
     while not server.acquire(role):
         holder = server.holder()
         if holder is not None and holder.role == "serve":
             if role == "serve":
                 raise server.in_use(holder)
             running = server.running()
-            if running is not None and await ping(running.socket):
+            answer = "away" if running is None else await ping(running.socket)
+            if running is not None and answer == "ready":
                 server.socket = running.socket
                 return await _embedded_store(server, owned=False)
+            if running is None or answer != "silent":
+                heard = time.monotonic()
+            elif time.monotonic() > heard + SILENCE_LIMIT:
+                raise server.silent(holder, running)
         if time.monotonic() > limit:
+            if holder is not None and holder.role == "serve":
+                raise server.not_joined(holder)
             raise server.in_use(holder)
         await asyncio.sleep(0.02)
     try:
@@ -479,4 +494,6 @@ def explain(name: str, error: BaseException) -> str:
         return f"{where(name)} does not answer"
     if isinstance(error, ResponseError):
         return f"{where(name)} refuses a command ({word})"
+    if name == "embedded":
+        return "the embedded store cannot be reached: the router starts it again when it has ended, see its server.log"
     return f"{where(name)} cannot be reached: check that it runs and that redis.url is right"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from router.embedded import Embedded, find_binary
-from router.store import InUse, Store, StoreError, open_store
+from router.store import InUse, Store, StoreError, explain, open_store
 
 STARTER = """
 import asyncio, sys
@@ -209,6 +209,48 @@ async def test_the_time_to_answer_is_bounded_while_the_server_is_frozen(store: S
     finally:
         os.kill(pid, signal.SIGCONT)
     await until(lambda: store.problem is None, 2.5)
+
+
+async def test_a_command_is_told_soon_that_the_routers_store_is_frozen(store: Store, tmp_path: Path) -> None:
+    pid = store.server_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        with pytest.raises(
+            StoreError, match=rf"process {pid}\) of the running router \(process {os.getpid()}\)"
+        ) as told:
+            await open_store("embedded", tmp_path / "data", role="command")
+        assert time.monotonic() - began < 3
+        assert "does not answer" in str(told.value)
+        assert f"kill -CONT {pid}" in str(told.value)
+        assert "stop it" not in str(told.value)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    joined = await open_store("embedded", tmp_path / "data", role="command")
+    await joined.close()
+
+
+async def test_who_asks_while_the_server_is_frozen_is_answered_at_once(store: Store) -> None:
+    pid = store.server_pid
+    assert pid is not None
+    assert await store.asked() is None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for _ in range(4):
+            began = time.monotonic()
+            assert await store.asked() == "the embedded store does not answer"
+            assert time.monotonic() - began < 0.5
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await until(lambda: store.problem is None, 2.5)
+    assert await store.asked() is None
+
+
+def test_an_embedded_store_is_not_said_to_be_at_an_address() -> None:
+    told = explain("embedded", ConnectionError())
+    assert "redis.url" not in told
+    assert "redis.url" in explain("redis://h:1/0", ConnectionError())
 
 
 def test_a_server_on_the_path_serves_without_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
