@@ -198,5 +198,14 @@ def missing() -> Unauthorized:
     return Unauthorized(f"No API key was sent: {_HOW}.")
 
 
+def not_a_key(credential: str) -> Unauthorized:
+    """For what has not the form of a key."""
+    if credential.startswith(ADMIN_PREFIX):
+        return Unauthorized(
+            "This is an admin token, which is for /admin only: calls need a key, which `switchyard keys create` makes."
+        )
+    return Unauthorized("Incorrect API key provided.")
+
+
 def _two_keys() -> Unauthorized:
     return Unauthorized("The request carries two different API keys: send one only.")

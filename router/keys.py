@@ -6,6 +6,7 @@ compares with the store.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import hashlib
 import hmac
@@ -52,7 +53,7 @@ from router.records import (
     new_etag,
     successor,
 )
-from router.store import Store, StoreError, where
+from router.store import ANSWER_LIMIT, Store, StoreError, where
 from router.teams import TRIES, Teams, difference, require
 
 __all__ = ["Bootstrap", "Change", "Conflict", "Key", "Keys", "Listed", "describe", "open_keys", "parse_expiry"]
@@ -402,8 +403,9 @@ class Keys:
                 return Actor("admin token", address or "")
         else:
             try:
-                self._seen_admin = await self.cabinet.raw(ADMIN)
-            except StoreUnavailable:
+                async with asyncio.timeout(None if self._seen_admin is None else ANSWER_LIMIT):
+                    self._seen_admin = await self.cabinet.raw(ADMIN)
+            except (StoreUnavailable, TimeoutError):
                 if self._seen_admin is None:  # else the status page works just when it is needed
                     raise
             kept = self._seen_admin
@@ -413,6 +415,11 @@ class Keys:
         if key is None or not key.rights.admin or (address is not None and not key.admits(address)):
             return None
         return Actor(f"key {key.id}", address or "")
+
+    def seen_admin(self, token: str) -> bool:
+        """Whether this is the admin token as last read: the store is not asked."""
+        own = self._admin_digest.hex().encode() if self._admin_digest is not None else self._seen_admin
+        return hmac.compare_digest(digest(self.pepper, token).hex().encode(), own or b"0" * 64)
 
     async def is_admin(self, token: str) -> bool:
         """Whether this is the admin token, or the credential of a key with the `admin` right."""

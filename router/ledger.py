@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 from providers.errors import InternalError, StoreUnavailable, SwitchyardError, Unauthorized
 from router.allowance import refusal
 from router.checks import NO_AMOUNTS, NO_CHECKS, Amounts, Calendar, Check, checks_of, pack_value, packed
-from router.credentials import credential_of, digest, key_id_of, missing
+from router.credentials import credential_of, digest, key_id_of, missing, not_a_key
 from router.functions import account_keys, fcall
 from router.holds import LEASE, Hold, Live
 from router.journal import Journal
@@ -141,7 +141,7 @@ class Ledger:
             raise missing()
         key_id = key_id_of(credential)
         if key_id is None:
-            raise _unknown()
+            raise not_a_key(credential)
         return await self._reserve(key_id, digest(self._pepper, credential), call_id, prepare, address)
 
     async def reserve_anonymous(self, name: str, *, call_id: str, prepare: Prepare = _anything) -> Hold:
@@ -154,7 +154,7 @@ class Ledger:
             raise missing()
         key_id = key_id_of(credential)
         if key_id is None:
-            raise _unknown()
+            raise not_a_key(credential)
         return await self._identify(key_id, digest(self._pepper, credential), address)
 
     async def identify_anonymous(self, name: str) -> Key:

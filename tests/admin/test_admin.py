@@ -6,11 +6,12 @@ import asyncio
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from router.credentials import new_credential
-from router.keys import Change, Keys
+from router.keys import Change, Keys, open_keys
 from router.store import Store
 from router.throttle import BURST, PACE, Throttle, TooManyAttempts
 from tests.admin.conftest import TOKEN, Ask
@@ -153,6 +154,29 @@ async def test_many_wrong_tokens_are_slowed_down(ask: Ask) -> None:
     answers = [await ask("GET", "/admin/api/keys", token="wrong") for _ in range(BURST + 2)]
     assert [answer.status for answer in answers] == [401] * BURST + [429] * 2
     assert 1 <= int(answers[-1].headers["retry-after"]) <= PACE
+
+
+async def test_the_right_token_passes_whatever_its_neighbours_send(ask: Ask) -> None:
+    for _ in range(BURST + 1):
+        wrong = await ask("GET", "/admin/api/keys", token="wrong")
+    assert wrong.status == 429
+    assert (await ask("GET", "/admin/api/keys")).status == 200
+    assert (await ask("GET", "/admin/api/keys", token=None)).status == 429
+    assert (await ask("GET", "/admin/api/keys", token="wrong")).status == 429
+
+
+async def test_a_throttled_token_is_judged_without_the_store(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await open_keys(store, tmp_path, {})
+    token = (await made.bootstrap()).admin_token
+    keys = await open_keys(store, tmp_path, {})
+    assert token is not None
+    assert not keys.seen_admin(token)  # not read yet
+    assert await keys.admin("wrong") is None
+    monkeypatch.setattr(keys.cabinet, "raw", None)
+    assert keys.seen_admin(token)
+    assert not keys.seen_admin("wrong")
 
 
 def test_the_throttle_lets_up_and_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:

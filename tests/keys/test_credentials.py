@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.errors import Unauthorized
-from router.credentials import ALPHABET, credential_of, key_id_of, load_pepper, new_credential, new_id
+from router.credentials import (
+    ALPHABET,
+    credential_of,
+    key_id_of,
+    load_pepper,
+    new_admin_token,
+    new_credential,
+    new_id,
+    not_a_key,
+)
 from router.store import StoreError
 
 ids = st.text(ALPHABET, min_size=12, max_size=12)
@@ -104,6 +113,15 @@ def test_another_scheme_is_named_with_the_way_to_do_it_and_nothing_of_its_value(
         credential_of([(B, value)])
     assert "'Authorization: Bearer <key>'" in caught.value.message
     assert not any(word in caught.value.message for word in ("dXNl", "abc", KEY[6:18]))
+
+
+def test_an_admin_token_in_a_keys_place_is_told_so() -> None:
+    token = new_admin_token()
+    told = not_a_key(token).message
+    assert "admin token" in told
+    assert "switchyard keys create" in told
+    assert token[len("sy-admin-") :] not in told
+    assert not_a_key("sk-other").message == "Incorrect API key provided."
 
 
 def test_the_pepper_is_made_once_and_private(tmp_path: Path) -> None:
