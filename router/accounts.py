@@ -4,7 +4,8 @@ after it. Knows plans, prices and traces; the ledger knows numbers."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -20,22 +21,16 @@ from router.estimate import bound, prompt_estimate
 from router.holds import Hold
 from router.known import Known
 from router.ledger import NOTHING, Ask, Bill, Ledger
+from router.limits import Limit
 from router.networks import allowed
 from router.patterns import Pattern
 from router.places import NoPlace
 from router.prices import Prices
-from router.routing import Plan, Skipped, Snapshot, Target
+from router.records import Key
+from router.routing import Plan, Rights, Snapshot, Target, priced, why_priced
 from router.trace import AttemptRecord, Trace
 
 log = logging.getLogger("switchyard.accounts")
-
-UNPRICED: Final = "unpriced"
-
-
-class Unpriced(NotAllowed):
-    """Nobody knows what the model costs, and the call may only be made where that is known."""
-
-    code = "model_unpriced"
 
 
 class AtLimit(NoPlace):
@@ -72,18 +67,11 @@ class Accounts:
         attempts = plan.attempts
         price = self.prices(trace)
         most = bound(call, attempts, price)
-        if most.unpriced and (strict := self._why_priced(known)) is not None:
-            kept = tuple(attempt for attempt, cost in zip(attempts, most.costs, strict=True) if cost is not None)
-            left_out = (attempt for attempt, cost in zip(attempts, most.costs, strict=True) if cost is None)
-            skipped = tuple(Skipped(str(attempt.target), UNPRICED, strict, attempt.role) for attempt in left_out)
-            if not kept:
-                raise Unpriced(
-                    f"The price of {skipped[0].target} is not known and {strict}. An administrator can add it to the"
-                    " price file (see `switchyard prices`).",
-                    param="model",
-                )
-            plan = replace(plan, attempts=kept, skipped=(*plan.skipped, *skipped))
-            most = bound(call, kept, price)
+        if most.unpriced and (strict := self._why_priced(known.limits)) is not None:
+            plan = priced(plan, lambda target: price(target) is not None, strict)
+            if not plan.attempts:
+                raise plan.refusal()
+            most = bound(call, plan.attempts, price)
         trace.plan = plan
         open_ended = call.sampling.max_tokens is None and call.kind != "embed"
         trace.amounts = Amounts(most.tokens, most.cost, most.prompt, open_ended)
@@ -100,13 +88,16 @@ class Accounts:
         }
         return Ask(trace.amounts, lambda pattern: any(not allows((), (pattern,), name) for name in names), _json(row))
 
-    def _why_priced(self, known: Known) -> str | None:
-        """Why calls of this key may only be made where the price is known; None when they may anywhere."""
-        if self._around.config.prices.unpriced == "refuse":
-            return "calls without a known price are refused here"
-        if any(limit.measure == "cost" for limit in known.limits):
-            return "this key or its team has a limit in money"
-        return None
+    def _why_priced(self, limits: Iterable[Limit]) -> str | None:
+        return why_priced(self._around.config.prices.unpriced == "refuse", limits)
+
+    def rights(self, key: Key) -> Rights:
+        """The rights of a key that was identified just now, for lists of models."""
+        known = self._around.ledger.memory.get(key.id)
+        if self._why_priced(key.limits if known is None else known.limits) is None:
+            return key.rights
+        find, moment = self._around.prices.find, time.time()
+        return replace(key.rights, payable=lambda target: find(target.provider, target.model, moment) is not None)
 
     @staticmethod
     def check_network(known: Known, address: str) -> None:

@@ -144,7 +144,7 @@ class App:
         await self._billing.handle(path, key, self._runtime.config.prices.usd_cny, scope, send)
 
     async def _rights(self, scope: Scope) -> Rights:
-        return (await self._key(scope)).rights
+        return self._runtime.accounts.rights(await self._key(scope))
 
     async def _key(self, scope: Scope) -> Key:
         """The key of a request that is no model call. Raises Unauthorized and NotAllowed."""

@@ -32,6 +32,7 @@ from router.records import (
     split,
     team_name,
 )
+from router.routing import Rights
 
 LIMIT: Final = 0.2
 """Seconds for finding out about one key."""
@@ -163,12 +164,16 @@ def _shared(team_id: str, raw: bytes | None, etag: str) -> Shared:
     return Shared(team, etag, zone_of(team.timezone), team_name(team_id), f"sy:{{{team_id}}}:", {})
 
 
+def rights_in(rights: Rights, team: TeamRecord) -> Rights:
+    """The rights of a key of this team: what both allow."""
+    return replace(rights, deny=(*rights.deny, *team.deny), team_models=team.models)
+
+
 def make_known(record: Record, shared: Shared, etag: str, seen: float) -> Known:
     team = shared.team
     key = key_of(record, team.name)
     if team.models or team.deny:
-        rights = replace(key.rights, deny=(*key.rights.deny, *team.deny), team_models=team.models)
-        key = replace(key, rights=rights)
+        key = replace(key, rights=rights_in(key.rights, team))
     return Known(
         key=key,
         digest=bytes.fromhex(record.digest) if record.digest else _NOBODY,

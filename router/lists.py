@@ -88,6 +88,8 @@ def find_entry(snapshot: Snapshot, entries: Iterable[Entry], asked: str, rights:
             target = candidate.attempt.target
             if (rights.local_only and not target.provider.local) or (listed and candidate.off is not None):
                 continue
+            if rights.payable is not None and not rights.payable(target):
+                continue
             return Entry(
                 id=asked,
                 providers=(target.provider.name,),

@@ -6,8 +6,8 @@ target cannot do is one bit mask, and what the call needs is another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from providers.call import Needs
@@ -15,10 +15,12 @@ from providers.errors import (
     InvalidRequest,
     ModelNotAllowed,
     ModelNotFound,
+    NotAllowed,
     NoTarget,
     SwitchyardError,
     UnsupportedFeature,
 )
+from router.limits import Limit
 from router.provider import Provider, Running, Timeouts
 from router.snapshot import (
     BIT,
@@ -46,10 +48,13 @@ __all__ = [
     "Snapshot",
     "Target",
     "Timeouts",
+    "Unpriced",
     "compile_snapshot",
     "may",
     "plan",
+    "priced",
     "visible",
+    "why_priced",
 ]
 
 MAX_ATTEMPTS: Final = 4
@@ -59,6 +64,7 @@ LACKS: Final = {bit: (f"no_{name}", NEEDS[name]) for name, bit in BIT.items()}
 _CAPABILITY_REASONS: Final = dict(LACKS.values())
 _RIGHTS_REASONS: Final = frozenset({"denied", "local_only"})
 _CONTEXT: Final = "context_too_small"
+_UNPRICED: Final = "unpriced"
 # The field of the request at fault, in OpenAI's words.
 _PARAMS: Final = {
     "no_vision": "messages",
@@ -74,6 +80,12 @@ _PARAMS: Final = {
 }
 
 
+class Unpriced(NotAllowed):
+    """Nobody knows what the model costs, and the call may only be made where that is known."""
+
+    code = "model_unpriced"
+
+
 @dataclass(frozen=True, slots=True)
 class Rights:
     """What a key may do. Patterns as in `models`; empty `models` allows all."""
@@ -86,6 +98,9 @@ class Rights:
     admin: bool = False
     team_models: tuple[str, ...] = ()
     """What the key's team may use: both must allow it."""
+    payable: Callable[[Target], bool] | None = field(default=None, compare=False)
+    """Where only targets may be used whose price is known: whether it is. For lists of models; a call's own plan asks
+    `priced`."""
 
     @property
     def restricted(self) -> bool:
@@ -105,6 +120,12 @@ class Plan:
 
     def refusal(self) -> SwitchyardError:
         """What to tell the caller when there is no attempt: the call's own fault first, then the key's, then ours."""
+        if unpriced := next((skip for skip in self.skipped if skip.reason == _UNPRICED), None):
+            return Unpriced(
+                f"The price of {unpriced.target} is not known and {unpriced.detail}. An administrator can add it to the"
+                " price file (see `switchyard prices`).",
+                param="model",
+            )
         targets = [skip for skip in self.skipped if skip.role == "target"]
         reasons = [skip.reason for skip in targets]
         if reasons and all(reason in _CAPABILITY_REASONS for reason in reasons):
@@ -202,6 +223,24 @@ def plan(
     return Plan(asked_model, route.matched, tuple(attempts), tuple(skipped))
 
 
+def why_priced(refuse: bool, limits: Iterable[Limit]) -> str | None:
+    """Why calls may only be made where the price is known; None when they may anywhere. `refuse`: the config says so;
+    `limits`: those of the key and its team."""
+    if refuse:
+        return "calls without a known price are refused here"
+    if any(limit.measure == "cost" for limit in limits):
+        return "this key or its team has a limit in money"
+    return None
+
+
+def priced(found: Plan, known: Callable[[Target], bool], why: str) -> Plan:
+    """The plan without the targets whose price is not known (`known`), with `why` as the reason."""
+    kept = tuple(attempt for attempt in found.attempts if known(attempt.target))
+    left_out = (attempt for attempt in found.attempts if not known(attempt.target))
+    skipped = tuple(Skipped(str(attempt.target), _UNPRICED, why, attempt.role) for attempt in left_out)
+    return replace(found, attempts=kept, skipped=(*found.skipped, *skipped))
+
+
 def may(snapshot: Snapshot, rights: Rights, name: str) -> bool:
     """Whether a key may use a model by that name."""
     return snapshot.allows(rights.models, rights.deny, name) and (
@@ -273,8 +312,19 @@ def _trim(attempts: list[Attempt], skipped: list[Skipped]) -> list[Attempt]:
 
 def visible(snapshot: Snapshot, rights: Rights) -> tuple[Entry, ...]:
     """The entries of the model list that a key may use. Without restrictions: the snapshot's own tuple."""
-    if not (rights.restricted or rights.local_only):
+    if not (rights.restricted or rights.local_only or rights.payable):
         return snapshot.listed
     return tuple(
-        entry for entry in snapshot.listed if (entry.local or not rights.local_only) and may(snapshot, rights, entry.id)
+        entry
+        for entry in snapshot.listed
+        if (entry.local or not rights.local_only)
+        and may(snapshot, rights, entry.id)
+        and (rights.payable is None or _payable(snapshot, rights, rights.payable, entry.id))
     )
+
+
+def _payable(snapshot: Snapshot, rights: Rights, known: Callable[[Target], bool], name: str) -> bool:
+    """Whether one of those who answer to a name has a known price."""
+    route = snapshot.route(name)
+    tiers = (*route.tiers, route.fallback if rights.allow_fallback else ())
+    return any(candidate.off is None and known(candidate.attempt.target) for tier in tiers for candidate in tier)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from router.cli.common import ConfigOption, JsonOption, fail, print_json, read_c
 if TYPE_CHECKING:
     from providers.call import Needs
     from router.config import Config
+    from router.limits import Limit
     from router.routing import Plan, Rights
 
 NEEDS = ("vision", "audio", "files", "tools", "schema", "reasoning", "logprobs", "embeddings", "text")
@@ -30,14 +32,16 @@ def route(
 ) -> None:
     """Show which targets a model name leads to, in order, and for each target left out why.
 
+    With --key also by the models that its team may use, and by prices where the key or its team has a limit in money.
     Health, and names that only a running router has found, are not known here. Ends with 1 when no target is left.
     """
     from providers.errors import SwitchyardError
-    from router.routing import Rights, plan
+    from router.prices import load_prices
+    from router.routing import Rights, plan, priced, why_priced
 
     asked = _needs(needs)
     loaded = read_config(config)
-    rights = asyncio.run(_rights(loaded, key)) if key else Rights()
+    rights, limits = asyncio.run(_rights(loaded, key)) if key else (Rights(), ())
     try:
         found = plan(
             snapshot_of(loaded), model, asked, rights, lambda _provider, _model: None, lambda: 0.0, not no_fallback
@@ -50,6 +54,9 @@ def route(
         else:
             typer.echo(f"{error.status} {error.code}: {error.message}", err=True)
         raise typer.Exit(1) from error
+    if why := why_priced(loaded.prices.unpriced == "refuse", limits):
+        prices, now = load_prices(loaded), time.time()
+        found = priced(found, lambda target: prices.find(target.provider, target.model, now) is not None, why)
     if as_json:
         print_json(plain(found))
     else:
@@ -98,10 +105,11 @@ def _needs(text: str) -> Needs:
     return Needs(kind={"embeddings": "embed", "text": "text"}[kinds[0]] if kinds else "chat", **flags)  # type: ignore[arg-type]  # names of Needs
 
 
-async def _rights(config: Config, key: str) -> Rights:
-    """The rights of a stored key, by its id or name."""
+async def _rights(config: Config, key: str) -> tuple[Rights, tuple[Limit, ...]]:
+    """The rights of a stored key (by its id or name) in its team, and the limits of both."""
     from providers.errors import SwitchyardError
     from router.keys import open_keys
+    from router.known import rights_in
     from router.store import StoreError, open_store
 
     data_dir = Path(config.data_dir)
@@ -109,7 +117,10 @@ async def _rights(config: Config, key: str) -> Rights:
         store = await open_store(config.redis.url.get_secret_value(), data_dir, role="command")
         try:
             # Reading a key has no use for an admin token, and must not fail for a bad one.
-            return (await (await open_keys(store, data_dir, {})).get(key)).key.rights
+            keys = await open_keys(store, data_dir, {})
+            found = (await keys.get(key)).key
+            team = await keys.teams.get(found.team)
+            return rights_in(found.rights, team), (*found.limits, *team.limits)
         finally:
             await store.close()
     except StoreError as error:

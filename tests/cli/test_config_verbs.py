@@ -242,3 +242,50 @@ def test_route_with_the_rights_of_a_key(tmp_path: Path) -> None:
     assert denied.returncode == 1
     assert "403 model_not_allowed" in denied.stderr
     assert "there is no key 'nobody'" in run("route", "demo/m", "--key", "nobody", "-c", str(file)).stderr
+
+
+PRICES = """
+data_dir: {data}
+providers:
+  openai: {{vendor: openai, api_key: k}}
+  paid: {{vendor: openai-compatible, base_url: "http://paid.test/v1", api_key: k, models: [mystery]}}
+models:
+  either: {{targets: [paid/mystery, openai/gpt-4o-mini]}}
+fallback: []
+"""
+
+
+def test_route_leaves_out_what_has_no_price(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(PRICES.format(data=tmp_path / "data"))
+    assert run("teams", "create", "class", "--budget-day", "5cny", "-c", str(file)).returncode == 0
+    for name, more in (("own", ("--budget-day", "1usd")), ("shared", ("--team", "class")), ("free", ("--rpm", "5"))):
+        made = run("keys", "create", name, *more, "-c", str(file))
+        assert made.returncode == 0, made.stderr
+    for name in ("own", "shared"):
+        found = json.loads(run("route", "either", "--key", name, "--json", "-c", str(file)).stdout)
+        assert [row["target"] for row in found["attempts"]] == ["openai/gpt-4o-mini"]
+        (left_out,) = found["skipped"]
+        assert (left_out["target"], left_out["reason"]) == ("paid/mystery", "unpriced")
+        assert "limit in money" in left_out["detail"]
+        alone = run("route", "mystery", "--key", name, "-c", str(file))
+        assert alone.returncode == 1
+        assert "403 model_unpriced" in alone.stdout
+    free = json.loads(run("route", "either", "--key", "free", "--json", "-c", str(file)).stdout)
+    assert len(free["attempts"]) == 2
+
+    file.write_text(PRICES.format(data=tmp_path / "data") + "prices: {unpriced: refuse}\n")
+    refused = json.loads(run("route", "either", "--json", "-c", str(file)).stdout)
+    assert [row["reason"] for row in refused["skipped"]] == ["unpriced"]
+    listed = json.loads(run("models", "--json", "-c", str(file)).stdout)["models"]
+    assert "mystery" not in {row["id"] for row in listed}
+    assert "either" in {row["id"] for row in listed}
+
+
+def test_route_knows_what_the_team_may_use(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(PRICES.format(data=tmp_path / "data"))
+    assert run("teams", "create", "class", "--models", "gpt-*,either", "-c", str(file)).returncode == 0
+    assert run("keys", "create", "pupil", "--team", "class", "-c", str(file)).returncode == 0
+    assert run("route", "either", "--key", "pupil", "-c", str(file)).returncode == 0
+    assert "403 model_not_allowed" in run("route", "mystery", "--key", "pupil", "-c", str(file)).stderr

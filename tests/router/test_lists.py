@@ -56,6 +56,17 @@ def test_what_is_listed(snapshot: Snapshot) -> None:
     assert "chat" not in ids(snapshot, Rights(deny=("chat",)))
 
 
+def test_what_is_listed_where_only_known_prices_may_be_paid(snapshot: Snapshot) -> None:
+    rights = Rights(payable=lambda target: target.provider.local or target.model == "embed-1")
+    shown = ids(snapshot, rights)
+    assert "vectors" in shown
+    assert "chat" not in shown
+    assert len(shown) == len(ids(snapshot)) - 1
+    for hidden in ("chat", "gpt-9"):
+        with pytest.raises(ModelNotFound):
+            find_entry(snapshot, visible(snapshot, rights), hidden, rights)
+
+
 def test_each_kind_of_reader_finds_its_fields(snapshot: Snapshot) -> None:
     body = json.loads(json.dumps(model_list(visible(snapshot, Rights()))))
     assert body["object"] == "list"
