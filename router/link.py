@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
+from providers.errors import StoreUnavailable
 from router.functions import Library, library
 from router.link_node import AGAIN_PAUSE, CONNECT_LIMIT, PROBE_PACE, Node, NotSent, Unanswered, refuse
 from router.nodes import SLOTS, NotPrimary, View, primary, slot_of, target, view
@@ -29,6 +30,9 @@ __all__ = ["Links", "NotSent", "Refused", "Unanswered", "pack"]
 
 FOLLOW_PACE = 0.5
 """Seconds between two questions to the Sentinels while all is well."""
+WRITE_PACE: Final = 0.5
+"""Seconds between two attempts to write, at a store that answers and refuses all writes."""
+UNWRITABLE: Final = frozenset({"OOM", "MISCONF", "NOREPLICAS", "READONLY"})
 MOST_TRIES: Final = 16
 """Redirections and loads for one question: a bound for servers that contradict each other."""
 
@@ -56,7 +60,10 @@ class Links:
         self._mapped = False
         self._stale = asyncio.Event()
         self._follower: asyncio.Task[None] | None = None
-        store.add_witness(lambda: self.problem)
+        self._denied: str | None = None
+        """Why the server, which answers, takes no writes: no call can be admitted."""
+        self._writer: asyncio.Task[None] | None = None
+        store.add_witness(lambda: self.problem or self._denied)
         if self.cluster:
             self._follower = self.loop.create_task(self._map(), name="store map")
             return
@@ -120,9 +127,10 @@ class Links:
     async def close(self) -> None:
         """Refuse who still waits, drop the connections."""
         self._closed = True
-        if self._follower is not None:
-            self._follower.cancel()
-            await asyncio.wait([self._follower])
+        for task in (self._follower, self._writer):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         for node in self._nodes.values():
             await node.close()
 
@@ -138,6 +146,30 @@ class Links:
         """A connection was made."""
         for callback in self.on_up:
             callback()
+
+    def denied(self, question: Question, error: Refused) -> None:
+        """The server refused a question. Where it takes no writes from anybody, that is a problem until it does."""
+        if error.word not in UNWRITABLE or self._closed:
+            return
+        self._denied = explain(self.name, error)
+        if self._writer is None:
+            self._store.told(self._denied)
+            self._writer = self.loop.create_task(self._write(question.tag), name="store writes")
+
+    async def _write(self, tag: str) -> None:
+        """Try until a write is taken, where one was refused."""
+        command = pack("SET", f"sy:{{{tag}}}:probe", b"", "PX", 1000)
+        while True:
+            await asyncio.sleep(WRITE_PACE)
+            try:
+                await self.ask(tag, command)
+            except Refused as error:
+                if error.word in UNWRITABLE:
+                    continue
+            except StoreUnavailable:
+                continue  # `problem` tells of it
+            self._denied = self._writer = None
+            return
 
     # --- Sentinel
 

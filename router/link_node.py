@@ -69,6 +69,9 @@ class Guide(Protocol):
     def redirect(self, question: Question, error: Refused, asked: Place) -> None:
         """MOVED or ASK from the node at `asked`."""
 
+    def denied(self, question: Question, error: Refused) -> None:
+        """The server refused a question, for good."""
+
     def refresh(self) -> None:
         """The slot map may be out of date."""
 
@@ -160,6 +163,7 @@ class Node:
         else:
             if not_found(error) and pipe.load_refused is not None:
                 error = pipe.load_refused
+            self._guide.denied(question, error)
             if not question.future.done():
                 question.future.set_exception(error)
             return

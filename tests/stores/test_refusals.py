@@ -117,6 +117,8 @@ def test_writes_are_refused(
         break_it(server(home))
         for _ in range(4):
             refused(client, word)
+        until(lambda: home.ready().status == 503, "the router says that it is not ready", 3)
+        until(lambda: word in home.ready().json["store"], "and why", 3)
     if settles:
         exact(home, key_id)  # full as it is
         refused(client, word)
@@ -126,6 +128,7 @@ def test_writes_are_refused(
     mend_it(server(home))
     until(lambda: served(client), "calls are admitted again", 5)
     until(lambda: all(served(client) for _ in range(8)), "by both workers", 5)
+    until(lambda: all(home.ready().status == 200 for _ in range(4)), "the router says that it is ready", 5)
     exact(home, key_id)
 
 
