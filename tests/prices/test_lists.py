@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from router.price_file import read_price_file, shipped
 from router.prices import load_prices
 from tests.prices.support import Bench, config_of
 
+ROOT = Path(__file__).parents[2]
 OWN = """
 prices:
   - vendor: {who}
@@ -68,6 +70,21 @@ def test_a_shipped_price(tmp_path: Path, provider: str, model: str, micro_input:
     price = Bench(tmp_path).price(provider, model)
     assert price is not None
     assert (price.input, price.output) == (micro_input, micro_output)
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
+def test_the_guides_examples_have_a_price(tmp_path: Path, page: str) -> None:
+    """Else a key with a limit in money could not use what its holder reads first."""
+    names = re.findall(r"\b(openai|gemini|doubao|kimi|deepseek)/([a-z][a-z0-9.-]*[a-z0-9])", (ROOT / page).read_text())
+    bench = Bench(tmp_path)
+    assert {("kimi", "kimi-k2.6"), ("deepseek", "deepseek-flash")} <= set(names)
+    assert [f"{provider}/{model}" for provider, model in names if bench.price(provider, model) is None] == []
+
+
+@pytest.mark.parametrize("model", ["deepseek-chat", "deepseek-reasoner"])
+def test_a_name_that_ended_costs_what_answers_to_it(tmp_path: Path, model: str) -> None:
+    bench = Bench(tmp_path)
+    assert bench.price("deepseek", model) == bench.price("deepseek", "deepseek-flash")
 
 
 def test_the_exchange_rate_is_the_config_s(tmp_path: Path) -> None:
