@@ -83,7 +83,9 @@ def refusal(check: Check, amounts: Amounts, why: int, spent: int, held: int, ret
 
 
 def quantity(check: Check, amount: int) -> str:
-    """An amount of what the check counts, for people."""
+    """An amount of what the check counts, for people; money in the currency that the limit is written in."""
+    if check.measure == 3 and check.limit.currency == "cny":
+        return money(check.limit.amount if amount == check.amount else round(amount * check.per_dollar), "¥")
     if check.measure == 3:
         return money(amount)
     if check.measure == 2:
@@ -94,11 +96,11 @@ def quantity(check: Check, amount: int) -> str:
     return f"{amount:,} {noun}" + (" a minute" if check.kind == "w" and amount == check.amount else "")
 
 
-def money(micro_usd: int) -> str:
-    """`$5.00`, `$0.000123`."""
-    whole, rest = divmod(micro_usd, 1_000_000)
+def money(micro: int, sign: str = "$") -> str:
+    """`$5.00`, `¥0.000123`: micro-units of the sign's currency."""
+    whole, rest = divmod(micro, 1_000_000)
     digits = f"{rest:06d}".rstrip("0").ljust(2, "0")
-    return f"${whole:,}.{digits}"
+    return f"{sign}{whole:,}.{digits}"
 
 
 def _time(moment: float) -> str:

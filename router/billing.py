@@ -114,14 +114,15 @@ class Billing:
         }
 
     async def _billed(self, key: Key, rate: Rate, asked: Mapping[str, str]) -> dict[str, Any]:
-        """Cents. Where a limit is shown, what counts against that limit, whatever the dates: clients take one from the
-        other and call it the balance (One-API does the same). Without a limit, what these days cost."""
+        """Cents. Where a limit is shown, what is spent of that limit, whatever the dates: clients take one from the
+        other and call it the balance (One-API does the same); what running calls hold is not spent. Without a limit,
+        what these days cost."""
         record = await self._team(key)
         team = team_of_record(record)
         span = _dates(asked, team, self._usage.clock())
         found = tightest(await self._limits(key, record, team, rate))
         if found is not None:
-            cents = _usd(found.spent + found.held, found, rate) * 100
+            cents = _usd(found.spent, found, rate) * 100
         else:
             report = await self._usage.read(Query(span, (), "day", key.id), [team])
             cents = report.total[-1] / MICRO * 100

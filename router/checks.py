@@ -51,6 +51,8 @@ class Check:
     """The limit itself, money in micro-USD."""
     measure: int
     calendar: bool
+    per_dollar: float = 1.0
+    """Units of the limit's own currency in a dollar."""
 
     def taken(self, amounts: Amounts) -> int:
         """What a call holds of it."""
@@ -78,6 +80,7 @@ def checks_of(
             amount=int(limit.amount / yuan_per_dollar) if limit.currency == "cny" else limit.amount,
             measure=MEASURES[limit.measure],
             calendar=limit.window in ("day", "week", "month"),
+            per_dollar=yuan_per_dollar if limit.currency == "cny" else 1.0,
         )
         for limit in limits
         if not limit.models or counts(limit.models)

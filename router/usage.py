@@ -11,6 +11,7 @@ refused.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,6 +27,8 @@ from router.patterns import Pattern
 from router.periods import HOUR, Span, hour_day, zone_of
 from router.records import TeamRecord, key_name, place_name, split
 from router.store import Store, explain
+
+log = logging.getLogger("switchyard.usage")
 
 Metric = Literal[
     "calls", "errors", "fallbacks", "aborted", "estimated", "unpriced",
@@ -242,9 +245,18 @@ class _Sums:
             except KeyError:
                 row = here[of] = self._row(team, day, hour, of)
             if row is not None:
-                amount = int(value)
+                try:
+                    amount = int(value)
+                except ValueError:
+                    self._unreadable(team, label, name)
+                    continue
                 row[place] += amount
                 total[place] += amount
+
+    def _unreadable(self, team: Team, label: int | str, name: bytes) -> None:
+        """Somebody else wrote into the store."""
+        hashed = day_name(team.id, label) if isinstance(label, str) else hour_name(team.id, label)
+        log.warning("%s has a value that is no number, which counts as 0: %s", hashed, name.decode("utf-8", "replace"))
 
     def _row(self, team: Team, day: str, hour: str, of: bytes) -> Amounts | None:
         key, _, rest = of.decode("utf-8", "replace").partition("\t")

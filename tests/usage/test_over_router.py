@@ -194,7 +194,8 @@ def test_running_calls_are_held(new_key: NewKey, fresh: Callable[[str], str]) ->
         found = limits_of(told(client, "/v1/usage"))
         assert found["concurrency"]["held"] == 1
         assert float(found["budget_total"]["held"]) > 0
-        assert float(told(client, "/dashboard/billing/usage")["total_usage"]) > 0
+        # What is held may come back: a balance that counted it would jump.
+        assert told(client, "/dashboard/billing/usage")["total_usage"] == 0
 
 
 REFUSED: Mapping[str, str] = {

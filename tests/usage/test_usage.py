@@ -25,6 +25,21 @@ def shown(report: Report) -> list[dict[str, Any]]:
     return [row_json(report, row) for row in report.rows]
 
 
+async def test_a_value_that_is_no_number_is_named_and_left_out(
+    ledger: Ledger, reader: UsageReader, caplog: pytest.LogCaptureFixture
+) -> None:
+    await ledger.team("teamteam", "research")
+    await ledger.key("teamteam", "k" * 12, "ann")
+    await ledger.use("teamteam", "k" * 12, NOON, in_=100, out=20, cost=1500)
+    name = day_name("teamteam", "2026-11-22")
+    field = next(one for one in await reader.store.run("HKEYS", name) if one.endswith(b"\tin"))
+    await reader.store.run("HSET", name, field, "many")
+    (row,) = shown(await reader.read(Query(WEEK, ("team", "key")), await teams_of(reader)))
+    assert (row["tokens_in"], row["tokens_out"], row["cost"]) == (0, 20, "0.0015")
+    assert name in caplog.text
+    assert field.decode() in caplog.text
+
+
 async def test_sums_by_any_grouping(ledger: Ledger, reader: UsageReader) -> None:
     await ledger.team("teamteam", "research")
     await ledger.team("default", "default")
