@@ -29,6 +29,7 @@ from router.records import (
     split,
     successor,
     team_name,
+    unreadable,
     used_name,
 )
 from router.store import Store, explain
@@ -89,7 +90,12 @@ class Cabinet:
 
     async def key(self, team: str, key_id: str) -> Record | None:
         raw = await self.raw(key_name(team, key_id))
-        return None if raw is None else decode_key(raw)
+        if raw is None:
+            return None
+        try:
+            return decode_key(raw)
+        except StoreUnavailable:
+            raise unreadable(f"The record of key {key_id}") from None
 
     async def find(self, key_id: str) -> Record | None:
         """A key wherever it is. One that is on its way to another team arrives first (see `move`)."""

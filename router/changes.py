@@ -23,6 +23,8 @@ LONGEST_NAME: Final = 100
 MOST_PATTERNS: Final = 500
 MOST_TAGS: Final = 50
 MOST_NETWORKS: Final = 100
+LONGEST_LIFE: Final = 1000 * 31_557_600
+"""Seconds."""
 RIGHTS: Final = ("allow_fallback", "local_only", "manage_local", "admin")
 STATES: Final = ("active", "disabled", "revoked")
 
@@ -76,8 +78,10 @@ def checked(change: Change, now: float) -> dict[str, Any]:
     if "networks" in fields:
         fields["networks"] = _networks(fields["networks"])
     expires = fields.get("expires_at")
-    if expires is not None and not now < cast("int", expires) < 1e11:
+    if expires is not None and cast("int", expires) <= now:
         raise InvalidRequest("the expiry lies in the past", param="expires_at")
+    if expires is not None and cast("int", expires) > now + LONGEST_LIFE:
+        raise InvalidRequest("the expiry is too far ahead: at most 1000 years, or never", param="expires_at")
     return fields
 
 
@@ -95,6 +99,8 @@ def _common(fields: dict[str, Any], nameless: str) -> dict[str, Any]:
             fields[param] = text(fields[param], param)
     if fields.get("name") == "":
         raise InvalidRequest(nameless, param="name")
+    if "/" in fields.get("name", "") or fields.get("name") in (".", ".."):
+        raise InvalidRequest("a name holds no slash, and is not . or ..: it becomes part of an address", param="name")
     for param, most in (("tags", MOST_TAGS), ("models", MOST_PATTERNS), ("deny", MOST_PATTERNS)):
         if param in fields:
             fields[param] = _words(fields[param], param, most)

@@ -97,26 +97,36 @@ def digest(pepper: bytes, credential: str) -> bytes:
 
 # --- the pepper
 
+_HEX: Final = re.compile(rf"[0-9a-fA-F]{{{2 * PEPPER_LENGTH}}}")
+
 
 def load_pepper(data_dir: Path, environ: Mapping[str, str]) -> bytes:
-    """SWITCHYARD_PEPPER, else `data_dir/pepper`, made at the first start.
+    """SWITCHYARD_PEPPER, else `data_dir/pepper`, made at the first start. 64 hexadecimal digits mean the same bytes in
+    both.
 
     All routers of one store need the same pepper: with a remote store, copy the file or set the variable.
     """
+    return load_peppers(data_dir, environ)[0]
+
+
+def load_peppers(data_dir: Path, environ: Mapping[str, str]) -> tuple[bytes, ...]:
+    """As `load_pepper`, and the other way to read a variable of 64 hexadecimal digits: as text, as it once was. Which
+    one a store means is known by its stamp (`router.pepper`)."""
     given = environ.get("SWITCHYARD_PEPPER", "")
     if given:
         if len(given) < PEPPER_LENGTH:
             raise StoreError(
                 "SWITCHYARD_PEPPER is too short: 32 or more random characters are needed (openssl rand -hex 32)"
             )
-        return given.encode()
+        text = given.encode()
+        return (bytes.fromhex(given.strip()), text) if _HEX.fullmatch(given.strip()) else (text,)
     path = data_dir / "pepper"
     try:
         with contextlib.suppress(FileNotFoundError):
-            return _read_pepper(path)
+            return (_read_pepper(path),)
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         _make_pepper(path)
-        return _read_pepper(path)
+        return (_read_pepper(path),)
     except OSError as error:
         raise StoreError(f"{path} cannot be used: {error.strerror}; run this as the user that serves") from error
 

@@ -12,6 +12,10 @@ from router.records import Key, TeamRecord
 def describe_key(key: Key, last_used: int | None, now: float) -> dict[str, object]:
     """team: its name. Times are ISO 8601 in UTC, limits as in `router.limit_text`."""
     overlap = key.old_until if key.old_until is not None and key.old_until > now else None
+    if overlap is not None and key.expires_at is not None:
+        overlap = min(overlap, key.expires_at)
+    if key.condition(now) in ("revoked", "expired"):
+        overlap = None
     return {
         "id": key.id,
         "name": key.name,

@@ -115,6 +115,7 @@ async def issue(keys: Keys, team: str, rows: Sequence[Row], defaults: Mapping[st
     if len(rows) > MOST_KEYS:
         raise InvalidRequest(f"at most {MOST_KEYS} keys can be made at once; there are {len(rows)}")
     ready = _checked(keys, rows, defaults)
+    await keys.refuse_ids(fields["name"] for fields in ready)
     found, created = await keys.teams.find_or_make(text(team, "team") or DEFAULT_TEAM)
     made = [keys.new_record(fields, found) for fields in ready]
     records = [record for record, _ in made]

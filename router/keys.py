@@ -6,21 +6,19 @@ compares with the store.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import hashlib
-import hmac
 import os
 import time
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from providers.errors import InvalidRequest, NotFound, StoreUnavailable
-from router.audit import Actor, Audit, Trail
+from providers.errors import InvalidRequest, NotFound, Unauthorized
+from router.audit import Actor, Audit, Plan, Trail
 from router.cabinet import Cabinet
 from router.changes import LONGEST_NAME, Change, Conflict, checked, parse_expiry, quoted, text
 from router.credentials import (
@@ -29,14 +27,14 @@ from router.credentials import (
     SHORTEST_TOKEN,
     base62,
     digest,
-    key_id_of,
-    load_pepper,
-    new_admin_token,
+    load_peppers,
     new_credential,
     new_id,
 )
 from router.descriptions import describe_key
+from router.holders import Holders
 from router.limit_text import merge
+from router.pepper import Pepper
 from router.records import (
     DEFAULT_TEAM,
     Bootstrap,
@@ -47,20 +45,19 @@ from router.records import (
     Record,
     Rotated,
     TeamRecord,
-    decode_key,
     is_key_id,
+    is_team_id,
     key_of,
     new_etag,
+    readable,
     successor,
 )
-from router.store import ANSWER_LIMIT, Store, StoreError, where
-from router.teams import TRIES, Teams, difference, require
+from router.store import Store, StoreError
+from router.teams import Teams, difference, require
+from router.turns import Turns
 
 __all__ = ["Bootstrap", "Change", "Conflict", "Key", "Keys", "Listed", "describe", "open_keys", "parse_expiry"]
 
-PEPPER_CHECK: Final = "sy:pepper"
-ADMIN: Final = "sy:admin"
-FIRST_START: Final = "sy:first-start"
 MOST_SCANNED: Final = 5000
 """Records that one page reads at most, however few of them fit its filter."""
 PAGING_LIMIT: Final = 10.0
@@ -83,7 +80,8 @@ def describe(listed: Listed, now: float) -> dict[str, object]:
 async def open_keys(store: Store, data_dir: Path, environ: Mapping[str, str] | None = None) -> Keys:
     """The keys of this store, with its pepper checked now and whenever the store comes back (see `Store.problem`)."""
     environ = os.environ if environ is None else environ
-    keys = Keys(store, load_pepper(data_dir, environ), admin_token=environ.get("SWITCHYARD_ADMIN_TOKEN") or None)
+    pepper = Pepper(*load_peppers(data_dir, environ))
+    keys = Keys(store, pepper, admin_token=environ.get("SWITCHYARD_ADMIN_TOKEN") or None)
     store.add_gate(keys.check_pepper)
     await store.ready()
     return keys
@@ -96,30 +94,41 @@ class Keys:
     """
 
     def __init__(
-        self, store: Store, pepper: bytes, *, admin_token: str | None = None, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        pepper: Pepper | bytes,
+        *,
+        admin_token: str | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if admin_token is not None and len(admin_token) < SHORTEST_TOKEN:
             raise StoreError(
                 f"the admin token (server.admin_token, SWITCHYARD_ADMIN_TOKEN) is too short: give it {SHORTEST_TOKEN}"
                 " or more random characters (openssl rand -hex 24), or leave it unset and one is made"
             )
-        self.pepper = pepper
+        self.peppers = pepper if isinstance(pepper, Pepper) else Pepper(pepper)
         self.clock = clock
         self.cabinet = Cabinet(store)
-        self.audit = Audit(self.cabinet, pepper, clock=clock)
+        self.audit = Audit(self.cabinet, self.peppers, clock=clock)
         self.trail = Trail(self.audit)
-        self.teams = Teams(self.cabinet, self.trail, clock=clock)
+        self._turns = Turns()
+        self.teams = Teams(self.cabinet, self.trail, clock=clock, turns=self._turns)
         self._store = store
-        self._seen_admin: bytes | None = None
-        self._first: tuple[str, Record, str] | None = None
+        self.first: list[tuple[str, Record, str]] = []
+        """What a start that is not through yet has made."""
         self._paging: tuple[str, float, Sequence[str]] = ("", 0.0, [])
-        self._admin_digest = None if admin_token is None else digest(pepper, admin_token)
+        self._holders = Holders(self.cabinet, self.peppers, admin_token, clock)
+
+    @property
+    def pepper(self) -> bytes:
+        """The one in use: which reading of the setting is meant may show only when the store is there."""
+        return self.peppers.value
 
     def acting(self, actor: Actor) -> Keys:
         """The same, and the audit log will name `actor`."""
         other = copy.copy(self)
         other.trail = Trail(self.audit, actor)
-        other.teams = Teams(self.cabinet, other.trail, clock=self.clock)
+        other.teams = Teams(self.cabinet, other.trail, clock=self.clock, turns=self._turns)
         return other
 
     # --- making and changing
@@ -133,11 +142,12 @@ class Keys:
     async def make(self, change: Change) -> Made:
         """As `create`, and whether the team was made."""
         fields = self.examined(change)
+        await self.refuse_ids([fields["name"]])
         team, team_created = await self.teams.find_or_make(fields.pop("team", "") or DEFAULT_TEAM)
         record, credential = self.new_record(fields, team)
         key = key_of(record, team.name)
         after = describe_key(key, None, self.clock())
-        async with self.trail.entry("key.create", f"key {record.id}", None, after):
+        async with self.trail.entry("key.create", f"key {record.id}", None, after, name=record.name):
             await self._add(record)
         return Made(key, credential, team_created)
 
@@ -148,6 +158,12 @@ class Keys:
             raise InvalidRequest("a key needs a name", param="name")
         fields["limits"] = merge((), fields.get("limits", ()))
         return fields
+
+    async def refuse_ids(self, names: Iterable[str]) -> None:
+        """Raises Conflict for a name that is the id of a key."""
+        for name in names:
+            if is_key_id(name) and await self.cabinet.place(name) is not None:
+                raise Conflict(f"'{name}' is the id of a key: choose another name")
 
     def new_record(self, fields: Mapping[str, Any], team: TeamRecord) -> tuple[Record, str]:
         """A key that nobody has written yet, and its credential. Raises Conflict for a revoked team."""
@@ -186,6 +202,7 @@ class Keys:
             return new
 
         key_id = await self._resolve(ref)
+        await self.refuse_ids([fields["name"]] if fields.get("name", key_id) != key_id else ())
         action = {"revoked": "key.revoke"}.get(fields.get("state", ""), "key.change")
         return await self._swap(key_id, ref, action, changed, expected_version, expected_etag)
 
@@ -210,6 +227,9 @@ class Keys:
         now = int(self.clock())
         ended = False
 
+        def told() -> dict[str, object]:
+            return {"overlap_seconds": overlap, "ended_earlier": ended}
+
         def rotated(old: Record) -> Record:
             nonlocal ended
             if old.anonymous:
@@ -220,15 +240,19 @@ class Keys:
             kept = {"old_digest": old.digest, "old_until": now + overlap} if overlap else _NO_OVERLAP
             return msgspec.structs.replace(old, digest=shown, **kept)
 
-        key = await self._swap(key_id, ref, "key.rotate", rotated, expected_version, expected_etag)
+        key = await self._swap(key_id, ref, "key.rotate", rotated, expected_version, expected_etag, told)
         return Rotated(key, credential, ended)
 
-    async def end_overlap(self, ref: str) -> Key:
+    async def end_overlap(
+        self, ref: str, *, expected_version: int | None = None, expected_etag: str | None = None
+    ) -> Key:
         """From now on only the newest secret of the key works."""
+
+        def ended(old: Record) -> Record:
+            return msgspec.structs.replace(old, **_NO_OVERLAP)
+
         key_id = await self._resolve(ref)
-        return await self._swap(
-            key_id, ref, "key.end_overlap", lambda old: msgspec.structs.replace(old, **_NO_OVERLAP), None, None
-        )
+        return await self._swap(key_id, ref, "key.end_overlap", ended, expected_version, expected_etag)
 
     async def _swap(
         self,
@@ -238,8 +262,11 @@ class Keys:
         changed: Callable[[Record], Record],
         expected_version: int | None,
         expected_etag: str | None,
+        more: Callable[[], Mapping[str, object]] = dict,
     ) -> Key:
-        for _ in range(TRIES):
+        """more: what the audit log is told beside the fields that differ."""
+
+        async def plan() -> Plan[Key]:
             old = await self.cabinet.find(key_id)
             if old is None:
                 raise _missing(ref)
@@ -248,19 +275,19 @@ class Keys:
             new = changed(old)
             key = await self._named(new)
             if new == old:
-                return key
+                return Plan(key, {}, {}, key.name, None)
             new = successor(old, new)
             key = key_of(new, key.team_name)
             now = self.clock()
             before, after = difference(describe_key(await self._named(old), None, now), describe_key(key, None, now))
-            async with self.trail.entry(action, f"key {key_id}", before, after) as entry:
-                write = self.cabinet.replace if new.team == old.team else self.cabinet.move
-                done = await write(old, new)
-                if not done:
-                    entry.failed = "changed by others meanwhile"
-            if done:
-                return key
-        raise Conflict("the key is being changed by others: try again")
+            write = self.cabinet.replace if new.team == old.team else self.cabinet.move
+            return Plan(key, before, {**after, **more()}, key.name, lambda: write(old, new))
+
+        async with self._turns(key_id):
+            key = await self.trail.swap(action, f"key {key_id}", plan)
+        if key is None:
+            raise Conflict("the key is being changed by others: try again")
+        return key
 
     async def _destination(self, ref: str) -> TeamRecord | None:
         return await self.teams.get(ref) if ref else None
@@ -284,7 +311,7 @@ class Keys:
         found = await self.cabinet.find(record.id)
         if found is None:
             after = describe_key(key_of(record, team.name), None, self.clock())
-            async with self.trail.entry("key.create", f"key {record.id}", None, after):
+            async with self.trail.entry("key.create", f"key {record.id}", None, after, name=record.name):
                 await self.cabinet.add(record)
             found = await self.cabinet.find(record.id)
         return await self._named(found or record)
@@ -310,8 +337,11 @@ class Keys:
         or a tag, without regard to case. Bounded: a page may be short of matches while its cursor leads on."""
         teams = [await self.teams.get(team)] if team else sorted(await self.teams.list(), key=lambda one: one.id)
         at_team, _, after = cursor.partition(":")
+        if cursor and not (is_team_id(at_team) and is_key_id(after)):
+            raise InvalidRequest("cursor is the `next` of the page before", param="cursor")
         now, wanted = self.clock(), q.casefold()
         found: list[Listed] = []
+        unreadable: list[str] = []
         scanned = 0
         for one in teams:
             if one.id < at_team:
@@ -319,19 +349,24 @@ class Keys:
             ids = await self._ids(one.id, after if one.id == at_team else "")
             while ids:
                 batch = ids[: max(1, min(500, MOST_SCANNED - scanned))]
-                for record in _records(await self.cabinet.keys(one.id, batch)):
+                for key_id, raw in zip(batch, await self.cabinet.keys(one.id, batch), strict=True):
+                    record = None if raw is None else readable(raw)
+                    if record is None:
+                        unreadable += [key_id] if raw is not None else []
+                        continue
                     key = key_of(record, one.name)
                     if (state and key.condition(now) != state) or (wanted and not _fits(key, wanted)):
                         continue
                     if len(found) == limit:
                         last = found[-1].key
-                        return Page(await self._with_use(found), f"{last.team}:{last.id}")
+                        passed = [one for one in unreadable if one <= last.id or one not in batch]
+                        return Page(await self._with_use(found), f"{last.team}:{last.id}", passed)
                     found.append(Listed(key, None))
                 scanned += len(batch)
                 ids = ids[len(batch) :]
                 if scanned >= MOST_SCANNED:
-                    return Page(await self._with_use(found), f"{one.id}:{batch[-1]}")
-        return Page(await self._with_use(found), None)
+                    return Page(await self._with_use(found), f"{one.id}:{batch[-1]}", unreadable)
+        return Page(await self._with_use(found), None, unreadable)
 
     async def _ids(self, team: str, after: str) -> Sequence[str]:
         """A team's key ids behind `after`. Who goes from page to page of a large team has its list read once; keys that
@@ -364,120 +399,66 @@ class Keys:
     async def _resolve(self, ref: str) -> str:
         if is_key_id(ref) and await self.cabinet.find(ref) is not None:
             return ref
-        ids: list[str] = []
+        found: list[Record] = []
         if 0 < len(ref) <= LONGEST_NAME:
             name = msgspec.json.encode(ref)
             for team in await self.cabinet.team_ids():
                 raws = await self.cabinet.keys(team, await self.cabinet.key_ids(team))
-                ids += [one.id for one in _records(raw for raw in raws if raw and name in raw) if one.name == ref]
-        if len(ids) > 1:
-            raise Conflict(f"{len(ids)} keys are named '{ref}': use the id ({', '.join(ids[:5])})")
-        if not ids:
+                records = [readable(raw) for raw in raws if raw is not None and name in raw]
+                found += [one for one in records if one is not None and one.name == ref]
+        alive = [one for one in found if one.state != "revoked"]
+        if len(found) > 1 and len(alive) != 1:
+            which = alive or found
+            state = "" if alive else ", all revoked"
+            ids = ", ".join(one.id for one in which[:5])
+            raise Conflict(f"{len(which)} keys are named '{ref}'{state}: use the id ({ids})")
+        if not found:
             raise _missing(ref)
-        return ids[0]
+        return (alive or found)[0].id
 
     # --- who may administer
 
     async def authenticate(self, credential: str) -> Key | None:
         """The active key of this credential, for administration; calls go through the ledger."""
-        key_id = key_id_of(credential)
-        if key_id is None:
+        try:
+            return await self._holders.key(credential)
+        except Unauthorized:
             return None
-        record = await self.cabinet.find(key_id)
-        shown = digest(self.pepper, credential).hex()
-        right = hmac.compare_digest(shown, record.digest if record and record.digest else "0" * 64)
-        old = hmac.compare_digest(shown, record.old_digest if record and record.old_digest else "0" * 64)
-        if record is None or not (right or (old and self.clock() < (record.old_until or 0))):
-            return None
-        team = await self.cabinet.team(record.team)
-        key = key_of(record, team.name if team is not None else "")
-        active = key.condition(self.clock()) == "active" and (team is None or team.state == "active")
-        return key if active else None
 
     async def admin(self, token: str, address: str | None = None) -> Actor | None:
         """Who this is: the holder of the admin token, or of a key with the `admin` right (from one of its networks,
-        when `address` is told)."""
-        shown = digest(self.pepper, token)
-        if self._admin_digest is not None:
-            if hmac.compare_digest(shown, self._admin_digest):
-                return Actor("admin token", address or "")
-        else:
-            try:
-                async with asyncio.timeout(None if self._seen_admin is None else ANSWER_LIMIT):
-                    self._seen_admin = await self.cabinet.raw(ADMIN)
-            except (StoreUnavailable, TimeoutError):
-                if self._seen_admin is None:  # else the status page works just when it is needed
-                    raise
-            kept = self._seen_admin
-            if hmac.compare_digest(shown.hex().encode(), kept or b"0" * 64):
-                return Actor("admin token", address or "")
-        key = await self.authenticate(token)
-        if key is None or not key.rights.admin or (address is not None and not key.admits(address)):
-            return None
-        return Actor(f"key {key.id}", address or "")
+        when `address` is told). None for a wrong secret; raises Unauthorized, with the reason, for a right one that
+        may not."""
+        return await self._holders.admin(token, address)
 
     def seen_admin(self, token: str) -> bool:
         """Whether this is the admin token as last read: the store is not asked."""
-        own = self._admin_digest.hex().encode() if self._admin_digest is not None else self._seen_admin
-        return hmac.compare_digest(digest(self.pepper, token).hex().encode(), own or b"0" * 64)
+        return self._holders.seen_admin(token)
 
     async def is_admin(self, token: str) -> bool:
         """Whether this is the admin token, or the credential of a key with the `admin` right."""
-        return await self.admin(token) is not None
+        try:
+            return await self.admin(token) is not None
+        except Unauthorized:
+            return False
 
     # --- starting
 
     async def check_pepper(self) -> str | None:
         """A problem when the keys of this store were made under another pepper."""
-        mine = self.pepper_check().encode()
-        await self._store.run("SET", PEPPER_CHECK, mine, "NX")
-        if await self._store.run("GET", PEPPER_CHECK) == mine:
-            return None
-        return (
-            f"the keys in {where(self._store.name)} were made under another pepper, so none would be recognised:"
-            " restore data_dir/pepper, or give all routers of this store the same SWITCHYARD_PEPPER"
-        )
+        return await self.peppers.examine(self._store)
 
     def pepper_check(self) -> str:
         """A text that is the same for the same pepper, and says nothing about it."""
-        return digest(self.pepper, "the check value of a pepper").hex()[:32]
+        return self.peppers.check
 
     async def bootstrap(self) -> Bootstrap:
         """At the very first start: an admin token (unless SWITCHYARD_ADMIN_TOKEN is set) and a first key named
         `default`. Before that, keys of the layout before this one are brought over.
         """
-        from router.migration import migrate  # used at a start only
+        from router.firststart import begin  # used at a start only
 
-        await migrate(self)
-        team = await self.teams.ensure_default()
-        # Made once and written until the store has it: a reply that was lost does not cost the operator the secrets.
-        if self._first is None:
-            self._first = (new_admin_token(), *self.new_record({"name": "default"}, team))
-        token, record, credential = self._first
-        mine = digest(self.pepper, token).hex()
-        shown = self._admin_digest is None and await self._claim(ADMIN, mine)
-        begun = await self.cabinet.raw(FIRST_START)
-        ours = begun == record.id.encode()
-        if begun is None and await self._alone(record.id):
-            after = describe_key(key_of(record, team.name), None, self.clock())
-            async with self.trail.entry("key.create", f"key {record.id}", None, after):
-                await self.cabinet.add(record)
-            ours = True
-        ours = await self._claim(FIRST_START, record.id) and ours
-        self._first = None
-        return Bootstrap(token if shown else None, credential if ours else None)
-
-    async def _alone(self, key_id: str) -> bool:
-        """Whether there is no key but anonymous ones and this one."""
-        async for listed in self.scan():
-            if not listed.key.anonymous and listed.key.id != key_id:
-                return False
-        return True
-
-    async def _claim(self, name: str, value: str) -> bool:
-        """Write what nobody has written yet. Whether it is there by us, also when an earlier try of ours wrote it."""
-        await self.cabinet.ask("SET", name, value, "NX")
-        return await self.cabinet.raw(name) == value.encode()
+        return await begin(self, self.first, made_token=not self._holders.given)
 
     async def _add(self, record: Record) -> None:
         if not await self.cabinet.add(record):
@@ -489,10 +470,6 @@ _NO_OVERLAP: Final[Mapping[str, Any]] = {"old_digest": "", "old_until": None}
 
 def _missing(ref: str) -> NotFound:
     return NotFound(f"there is no key {quoted(ref)}")
-
-
-def _records(raws: Any) -> Sequence[Record]:  # an iterable of bytes and None
-    return [decode_key(raw) for raw in raws if raw is not None]
 
 
 def _fits(key: Key, wanted: str) -> bool:

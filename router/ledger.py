@@ -104,7 +104,7 @@ class Ledger:
     ) -> None:
         """`providers()`: the names of those with shared limits. `decided` is told the seconds of every decision."""
         self._store = store
-        self._pepper = keys.pepper
+        self._keys = keys
         self._clock = clock
         self._monotonic = monotonic
         self._yuan_per_dollar = yuan_per_dollar
@@ -142,7 +142,7 @@ class Ledger:
         key_id = key_id_of(credential)
         if key_id is None:
             raise not_a_key(credential)
-        return await self._reserve(key_id, digest(self._pepper, credential), call_id, prepare, address)
+        return await self._reserve(key_id, digest(self._keys.pepper, credential), call_id, prepare, address)
 
     async def reserve_anonymous(self, name: str, *, call_id: str, prepare: Prepare = _anything) -> Hold:
         """Admit a keyless call of a listener that is open to `name` (see `Keys.ensure_anonymous`)."""
@@ -155,7 +155,7 @@ class Ledger:
         key_id = key_id_of(credential)
         if key_id is None:
             raise not_a_key(credential)
-        return await self._identify(key_id, digest(self._pepper, credential), address)
+        return await self._identify(key_id, digest(self._keys.pepper, credential), address)
 
     async def identify_anonymous(self, name: str) -> Key:
         """The active key of a keyless listener, as `reserve_anonymous` finds it, without a call."""

@@ -46,13 +46,14 @@ async def _bring(keys: Keys, key_id: str, teams: dict[str, str]) -> None:
         except msgspec.DecodeError:
             log.warning("the record of key %s cannot be read; it stays as it is", key_id)
             return
-        label = old.team.strip() if old.team != DEFAULT_TEAM else ""
+        label = old.team.strip().replace("/", "-") if old.team != DEFAULT_TEAM else ""
         if label not in teams:
             teams[label] = await _team(keys, label)
         record = msgspec.structs.replace(old, team=teams[label], etag=new_etag(old.version))
         place = await cabinet.place(key_id)
         if place is None or place == record.team:
-            async with keys.trail.entry("key.migrate", f"key {key_id}", None, {"team_id": record.team}):
+            told = {"team_id": record.team}
+            async with keys.trail.entry("key.migrate", f"key {key_id}", None, told, name=record.name):
                 await cabinet.add(record)
         used = await cabinet.raw(f"sy:{key_id}:used")
         if used is not None and used.isdigit():

@@ -34,6 +34,8 @@ State = Literal["active", "disabled", "revoked"]
 TEAMS: Final = "sy:teams"
 AUDIT: Final = "sy:{audit}:log"
 AUDIT_HEAD: Final = "sy:{audit}:head"
+AUDIT_END: Final = "sy:audit-end"
+"""The same mark in another place."""
 DEFAULT_TEAM: Final = "default"
 """The id, and the first name, of the team of keys that were made without one."""
 TEAM_ID_LENGTH: Final = 8
@@ -175,10 +177,12 @@ class Listed:
 
 
 class Page(NamedTuple):
-    """Some keys, in the order of teams and ids, and the cursor of the rest (None: there is no more)."""
+    """Some keys, in the order of teams and ids, and the cursor of the rest (None: there is no more). unreadable: ids
+    whose records nobody can read, passed over on the way."""
 
     keys: Sequence[Listed]
     cursor: str | None
+    unreadable: Sequence[str] = ()
 
 
 class Made(NamedTuple):
@@ -229,13 +233,21 @@ def split(raw: bytes) -> tuple[str, bytes]:
     """The etag and the JSON of a record. Raises StoreUnavailable when it is none."""
     etag, line, content = raw.partition(b"\n")
     if not line or not etag.partition(b".")[0].isdigit() or not etag.isascii():
-        raise _unreadable()
+        raise unreadable()
     return etag.decode("ascii"), content
 
 
 def decode_key(raw: bytes) -> Record:
     """Raises StoreUnavailable when a newer router has written it, or nobody has."""
     return _decoded(raw, _key)
+
+
+def readable(raw: bytes) -> Record | None:
+    """As `decode_key`; None when it cannot be read."""
+    try:
+        return decode_key(raw)
+    except StoreUnavailable:
+        return None
 
 
 def decode_team(raw: bytes) -> TeamRecord:
@@ -248,7 +260,7 @@ def _decoded(raw: bytes, decode: Callable[[bytes], _Kind]) -> _Kind:
     try:
         return msgspec.structs.replace(decode(content), version=version_of(etag), etag=etag)
     except msgspec.DecodeError as error:
-        raise _unreadable() from error
+        raise unreadable() from error
 
 
 def encode(record: Record | TeamRecord) -> bytes:
@@ -290,5 +302,5 @@ def key_of(record: Record, team_name: str = "") -> Key:
     )
 
 
-def _unreadable() -> StoreUnavailable:
-    return StoreUnavailable("A record in the store cannot be read; a newer router may have written it.")
+def unreadable(what: str = "A record") -> StoreUnavailable:
+    return StoreUnavailable(f"{what} in the store cannot be read; a newer router may have written it.")

@@ -18,12 +18,13 @@ from typing import Any, Final
 import msgspec
 
 from providers.errors import InvalidRequest, NotFound
-from router.audit import Trail
+from router.audit import Plan, Trail
 from router.cabinet import Cabinet
 from router.changes import LONGEST_NAME, Conflict, TeamChange, checked_team, quoted
 from router.descriptions import describe_team
 from router.limit_text import merge
 from router.records import DEFAULT_TEAM, TeamRecord, is_team_id, new_etag, new_team_id, successor
+from router.turns import Turns
 
 CLAIM_LIMIT: Final = 30
 """Seconds. A writer needs far less between taking a name and bearing it."""
@@ -67,7 +68,15 @@ def _letters(name: str) -> str:
 class Teams:
     """All that may be done with teams. Raises `InvalidRequest`, `NotFound`, `Conflict` and `StoreUnavailable`."""
 
-    def __init__(self, cabinet: Cabinet, trail: Trail, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        cabinet: Cabinet,
+        trail: Trail,
+        *,
+        clock: Callable[[], float] = time.time,
+        turns: Turns | None = None,
+    ) -> None:
+        self._turns = turns or Turns()
         self._cabinet = cabinet
         self._trail = trail
         self._clock = clock
@@ -137,51 +146,65 @@ class Teams:
         if "name" not in fields:
             raise InvalidRequest("a team needs a name", param="name")
         name = fields["name"]
-        if await self.find(name) is not None:
-            raise Conflict(f"there is a team '{name}' already")
+        await self._free(name, None)
         limits = merge((), fields.pop("limits", ()))
         team_id = await self._claim(name, None)
         made = TeamRecord(id=team_id, created=int(self._clock()), limits=limits, etag=new_etag(1), **fields)
-        async with self._trail.entry("team.create", f"team {team_id}", None, describe_team(made)):
+        async with self._trail.entry("team.create", f"team {team_id}", None, describe_team(made), name=name):
             if not await self._cabinet.add_team(made):
                 raise Conflict(f"there is a team '{name}' already")
         return made
 
-    async def change(self, ref: str, change: TeamChange, *, expected: str | int | None = None) -> TeamRecord:
+    async def change(
+        self, ref: str, change: TeamChange, *, expected: str | int | None = None, expected_version: int | None = None
+    ) -> TeamRecord:
         """Set fields of a team; effective on the next call with any of its keys. expected: the version or the etag that
-        it must still have."""
+        it must still have; expected_version: likewise, beside an etag."""
         fields = checked_team(change)
         steps = fields.pop("limits", ())
         team_id = (await self.get(ref)).id
-        for _ in range(TRIES):
+        left = ""
+
+        async def plan() -> Plan[TeamRecord]:
+            nonlocal left
             old = await self._cabinet.team(team_id)
             if old is None:
                 raise NotFound(f"there is no team {quoted(ref)}", param="team")
             require(expected, old.version, old.etag, "team")
+            require(expected_version, old.version, old.etag, "team")
             _allowed(old, fields)
             new = msgspec.structs.replace(old, **fields, limits=merge(old.limits, steps))
             if new == old:
-                return old
+                return Plan(old, {}, {}, old.name, None)
             new = successor(old, new)
-            renamed = folded(new.name) != folded(old.name)
-            if renamed:
+            left = ""
+            if folded(new.name) != folded(old.name):
+                await self._free(new.name, old.id)
                 await self._claim(new.name, old.id)
+                left = old.name
             before, after = difference(describe_team(old), describe_team(new))
-            async with self._trail.entry("team.change", f"team {old.id}", before, after) as entry:
-                done = await self._cabinet.replace_team(old, new)
-                if not done:
-                    entry.failed = "changed by others meanwhile"
-            if done:
-                if renamed:
-                    await self._release(old.name, old.id)
-                return new
-        raise Conflict("the team is being changed by others: try again")
+            return Plan(new, before, after, new.name, lambda: self._cabinet.replace_team(old, new))
+
+        async with self._turns(team_id):
+            team = await self._trail.swap("team.change", f"team {team_id}", plan)
+        if team is None:
+            raise Conflict("the team is being changed by others: try again")
+        if left:
+            await self._release(left, team_id)
+        return team
 
     # --- names
 
     async def take_name(self, team: TeamRecord) -> None:
         """For a team that comes with its id from elsewhere. Raises Conflict when another team has the name."""
         await self._claim(team.name, team.id)
+
+    async def _free(self, name: str, team_id: str | None) -> None:
+        """Raises Conflict when `name` means another team: by its name, or by its id."""
+        bearer = await self.find(name)
+        if bearer is not None and bearer.id != team_id:
+            which = f"there is a team '{bearer.name}' already"
+            raise Conflict(which if folded(bearer.name) == folded(name) else f"'{name}' is the id of a team")
 
     async def _claim(self, name: str, team_id: str | None) -> str:
         """Take a name. The id of the team that may bear it: `team_id`, or for a new team an id that may be used."""

@@ -23,7 +23,8 @@ from router import functions
 from router.cabinet import BATCH
 from router.changes import Conflict
 from router.credentials import new_id
-from router.keys import ADMIN, Keys
+from router.keys import Keys
+from router.pepper import ADMIN, PEPPER_CHECK
 from router.records import (
     DEFAULT_TEAM,
     TEAMS,
@@ -38,8 +39,10 @@ from router.records import (
     key_name,
     keys_name,
     place_name,
+    readable,
     split,
     team_name,
+    unreadable,
     used_name,
 )
 
@@ -100,7 +103,9 @@ async def _key_lines(keys: Keys, team: str) -> AsyncIterator[str]:
         for key_id, raw, when, counted in zip(batch, raws, used, counters, strict=True):
             if raw is None:
                 continue
-            record = decode_key(raw)
+            record = readable(raw)
+            if record is None:
+                raise unreadable(f"Nothing was exported as a whole: the record of key {key_id}")
             if record.moving:  # let it arrive; it is exported with its new team, or with this one on the next try
                 await keys.cabinet.find(key_id)
                 raise StoreUnavailable("A key was just being moved to another team: export again.")
@@ -259,6 +264,8 @@ async def bring(keys: Keys, export: Export, *, replace: bool = False) -> Summary
 
     Raises InvalidRequest for another pepper, Conflict for ids and names that are taken: then nothing was written.
     """
+    if await keys.cabinet.raw(PEPPER_CHECK) is None:
+        keys.peppers.adopt(export.pepper_check)  # of two ways to read the setting, the one that the file means
     if export.pepper_check != keys.pepper_check():
         raise InvalidRequest(
             "the file was made under another pepper, so none of its keys would be recognised: give this router the"
@@ -277,6 +284,7 @@ async def bring(keys: Keys, export: Export, *, replace: bool = False) -> Summary
         raise Conflict(
             "nothing was imported (--replace overwrites what is there):\n" + "\n".join(problems[:_MOST_TOLD]) + more
         )
+    await keys.peppers.stamp(keys.cabinet)
     async with keys.cabinet.errors():
         await functions.load(keys.cabinet.store)
     for plan in plans:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from providers.errors import StoreUnavailable
+from providers.errors import InvalidRequest, StoreUnavailable
 from router.audit import Actor, Audit
 from router.changes import TeamChange
 from router.keys import Change, Conflict, Keys, open_keys
-from router.records import AUDIT, AUDIT_HEAD
+from router.records import AUDIT, AUDIT_END, AUDIT_HEAD
 from router.store import Store, open_store
 
 PEPPER = b"the pepper of these tests"
@@ -146,8 +147,28 @@ async def junk(store: Store) -> None:
 
 
 async def forged(store: Store) -> None:
+    last = json.loads(await store.run("LINDEX", AUDIT, -1))
     other = Audit(Keys(store, b"another pepper").cabinet, b"another pepper")
-    await other.append({"actor": "a", "action": "test", "target": "x", "result": "accepted"})
+    entry = {"n": last["n"] + 1, "actor": "a", "action": "test", "target": "x", "result": "accepted"}
+    await store.run("RPUSH", AUDIT, other._sealed({**entry, "prev": last["hash"]})[0])
+
+
+async def all_of_it(store: Store) -> None:
+    await store.run("DEL", AUDIT, AUDIT_HEAD)
+
+
+async def all_but_one_with_its_marks(store: Store) -> None:
+    await store.run("LTRIM", AUDIT, 0, 0)
+    await store.run("DEL", AUDIT_HEAD)
+    await store.run("DEL", AUDIT_END)
+
+
+async def wrong_types(store: Store) -> None:
+    await store.run("LSET", AUDIT, 2, b'{"n": "two", "time": 5, "actor": {}, "before": 7, "hash": "x"}')
+
+
+async def wrong_text(store: Store) -> None:
+    await store.run("LSET", AUDIT, 2, b'{"n": 3, "actor": "\\ud800", "prev": "\\ud800", "hash": "\\ud800"}')
 
 
 async def spliced(store: Store) -> None:
@@ -177,6 +198,10 @@ async def spliced(store: Store) -> None:
         junk,
         forged,
         spliced,
+        all_of_it,
+        all_but_one_with_its_marks,
+        wrong_types,
+        wrong_text,
     ],
 )
 async def test_tampering_is_found(store: Store, tamper: Tamper) -> None:
@@ -192,16 +217,89 @@ async def test_tampering_is_found(store: Store, tamper: Tamper) -> None:
 
 async def test_an_older_copy_of_everything_is_found_by_a_head_that_was_noted(keys: Keys, store: Store) -> None:
     await filled(keys, 3)
-    older = await store.run("GET", AUDIT_HEAD)
+    older = (await keys.audit.verify()).head
+    mark = await store.run("GET", AUDIT_HEAD)
     await filled(keys, 2)
     noted = (await keys.audit.verify()).head
     assert (await keys.audit.verify(noted)).ok
     await store.run("LTRIM", AUDIT, 0, 2)
-    await store.run("SET", AUDIT_HEAD, older)
-    assert (await keys.audit.verify()).ok  # nothing in the store can know
+    for name in (AUDIT_HEAD, AUDIT_END):
+        await store.run("SET", name, mark)
+    assert (await keys.audit.verify(older)).ok  # nothing in the store can know
     assert not (await keys.audit.verify(noted)).ok
-    for nonsense in ("", "x", "99:abc", ":", "0:"):
-        assert (await keys.audit.verify(nonsense)).ok == (nonsense == "")
+    assert not (await keys.audit.verify(f"99:{'a' * 64}")).ok
+    for nonsense in ("x", "99:abc", ":", "0", f"-1:{'a' * 64}", older.upper()):
+        with pytest.raises(InvalidRequest, match="as `audit verify` prints it"):
+            await keys.audit.verify(nonsense)
+
+
+async def test_a_log_that_was_emptied_with_its_marks_is_missed_by_the_keys(keys: Keys, store: Store) -> None:
+    await keys.create(Change(name="k", team="web"))
+    for name in (AUDIT, AUDIT_HEAD, AUDIT_END):
+        await store.run("DEL", name)
+    for _ in range(3):
+        (problem,) = (await keys.audit.verify()).problems
+        assert problem.startswith("2 keys or teams were made without an entry")
+        await keys.change("k", Change(owner=str(time.monotonic_ns())))
+    await keys.create(Change(name="other"))
+    assert not (await keys.audit.verify()).ok
+
+
+async def test_an_entry_in_between_is_no_shadow_on_those_after_it(keys: Keys, store: Store) -> None:
+    await filled(keys, 40)
+    third = await store.run("LINDEX", AUDIT, 2)
+    await store.run("LINSERT", AUDIT, "AFTER", third, b"junk")
+    assert (await keys.audit.verify()).problems == ("entry 4 cannot be read",)
+    await store.run("LSET", AUDIT, 3, third)
+    assert (await keys.audit.verify()).problems == ("entry 4 (its number is 3) was repeated, added or moved",)
+    for place in range(30):
+        await store.run("LSET", AUDIT, place, b"junk")
+    *_, last = problems = (await keys.audit.verify()).problems
+    assert (len(problems), last) == (21, "and 10 more problems")
+
+
+async def test_damaged_entries_are_shown_as_such(keys: Keys, store: Store) -> None:
+    await filled(keys, 5)
+    for place, tamper in ((4, wrong_text), (3, wrong_types)):
+        await tamper(store)
+        await store.run("LSET", AUDIT, place - 1, await store.run("LINDEX", AUDIT, 2))
+    await store.run("LSET", AUDIT, 2, b"[" * 100_000)
+    entries, _ = await keys.audit.entries()
+    assert [entry["n"] for entry in entries] == [5, 4, 3, 2, 1]
+    assert entries[1] == entries[2] | {"n": 4} == {"n": 4, "result": "damaged: it is not as it was written"}
+    json.dumps(entries)
+    assert not (await keys.audit.verify()).ok
+
+
+async def test_a_search_finds_names(keys: Keys) -> None:
+    made = await keys.make(Change(name="Alice", team="web"))
+    await keys.make(Change(name="bob", team="web"))
+    await keys.change("Alice", Change(owner="ann"))
+    await keys.rotate("Alice", 0)
+    entries, _ = await keys.audit.entries(q="alice")
+    assert [entry["action"] for entry in entries] == ["key.rotate", "key.change", "key.create"]
+    assert {entry["target"] for entry in entries} == {f"key {made.key.id}"}
+    assert entries[0]["after"] == {"overlap_seconds": 0, "ended_earlier": False}
+    await keys.rotate("Alice", 600)
+    (entry,), _ = await keys.audit.entries(limit=1)
+    assert entry["before"] == {"old_key_until": None}
+    assert (entry["after"]["overlap_seconds"], entry["after"]["old_key_until"][:2]) == (600, "20")
+
+
+async def test_changes_of_others_meanwhile_cost_tries_not_entries(keys: Keys, tmp_path: Path) -> None:
+    await keys.create(Change(name="k"))
+    stores = [await open_store("embedded", tmp_path, role="command") for _ in range(4)]
+    fields: list[dict[str, Any]] = [{"owner": "o"}, {"tags": ("t",)}, {"models": ("m",)}, {"deny": ("d",)}]
+    try:
+        others = [await open_keys(store, tmp_path, {}) for store in stores]
+        await asyncio.gather(*(other.change("k", Change(**one)) for other, one in zip(others, fields, strict=True)))
+    finally:
+        for store in stores:
+            await store.close()
+    key = (await keys.get("k")).key
+    assert (key.owner, key.tags, key.rights.models, key.rights.deny, key.version) == ("o", ("t",), ("m",), ("d",), 5)
+    verdict = await keys.audit.verify()
+    assert (verdict.ok, verdict.entries) == (True, 5)
 
 
 async def test_many_writers_make_one_chain(keys: Keys, tmp_path: Path) -> None:

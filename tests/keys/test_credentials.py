@@ -16,6 +16,7 @@ from router.credentials import (
     credential_of,
     key_id_of,
     load_pepper,
+    load_peppers,
     new_admin_token,
     new_credential,
     new_id,
@@ -135,6 +136,8 @@ def test_the_pepper_is_made_once_and_private(tmp_path: Path) -> None:
 
 def test_a_pepper_of_the_environment_wins_and_must_be_long(tmp_path: Path) -> None:
     assert load_pepper(tmp_path, {"SWITCHYARD_PEPPER": "p" * 32}) == b"p" * 32
+    assert load_pepper(tmp_path, {"SWITCHYARD_PEPPER": "Ab" * 32 + "\n"}) == b"\xab" * 32
+    assert load_peppers(tmp_path, {"SWITCHYARD_PEPPER": "ab" * 32}) == (b"\xab" * 32, b"ab" * 32)
     assert not (tmp_path / "pepper").exists()
     with pytest.raises(StoreError, match="too short"):
         load_pepper(tmp_path, {"SWITCHYARD_PEPPER": "short"})

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from providers.errors import InvalidRequest, NotFound
+from providers.errors import InvalidRequest, NotFound, StoreUnavailable
 from router.keys import Change, Conflict, Keys, anonymous_id, describe, open_keys, parse_expiry
+from router.pepper import PEPPER_CHECK
 from router.store import Store, StoreError, open_store
 
 
@@ -191,9 +192,41 @@ async def test_the_anonymous_key_is_one_local_and_opened_by_nothing(keys: Keys) 
 
 @pytest.mark.parametrize("environ", [{}, {"SWITCHYARD_PEPPER": "another pepper " * 3}])
 async def test_another_pepper_is_noticed(store: Store, keys: Keys, tmp_path: Path, environ: Mapping[str, str]) -> None:
+    await keys.create(Change(name="k"))
     await open_keys(store, tmp_path / "elsewhere", environ)
     assert "another pepper" in str(store.problem)
     assert "SWITCHYARD_PEPPER" in str(store.problem)
+
+
+async def test_who_only_looks_leaves_no_stamp_and_a_stamp_on_nothing_is_replaced(store: Store, tmp_path: Path) -> None:
+    other = await open_keys(store, tmp_path / "other", {})
+    assert await other.list() == []
+    assert await store.run("EXISTS", PEPPER_CHECK) == 0
+    await store.run("SET", PEPPER_CHECK, other.pepper_check())  # as earlier versions did
+    keys = await open_keys(store, tmp_path, {})
+    assert store.problem is None
+    await keys.create(Change(name="k"))
+    assert await store.run("GET", PEPPER_CHECK) == keys.pepper_check().encode()
+    with pytest.raises(StoreUnavailable, match="another pepper"):
+        await other.create(Change(name="k"))
+    assert len(await keys.list()) == 1
+
+
+async def test_a_pepper_moves_from_the_file_to_the_variable(store: Store, keys: Keys, tmp_path: Path) -> None:
+    _, credential = await keys.create(Change(name="k"))
+    environ = {"SWITCHYARD_PEPPER": (tmp_path / "pepper").read_text()}
+    assert await (await open_keys(store, tmp_path / "elsewhere", environ)).authenticate(credential) is not None
+    assert store.problem is None
+
+
+async def test_a_variable_that_was_read_as_text_goes_on_to_be(store: Store, tmp_path: Path) -> None:
+    written = "0123456789abcdef" * 4
+    old = Keys(store, written.encode())
+    _, credential = await old.create(Change(name="k"))
+    keys = await open_keys(store, tmp_path, {"SWITCHYARD_PEPPER": written})
+    assert await keys.authenticate(credential) is not None
+    assert (await keys.audit.verify()).ok
+    assert store.problem is None
 
 
 async def test_a_description_holds_no_secret(keys: Keys) -> None:

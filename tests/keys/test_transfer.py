@@ -57,7 +57,7 @@ async def dump(store: Store) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in sorted(await store.run("KEYS", "*")):
         text = name.decode()
-        if not text.startswith(("sy:{audit}", "sy:team-as", "sy:pepper", "sy:first-start")):
+        if not text.startswith(("sy:{audit}", "sy:audit-end", "sy:team-as", "sy:pepper", "sy:first-start")):
             kind = (await store.run("TYPE", name)).decode()
             read = {"string": ("GET",), "set": ("SMEMBERS",), "hash": ("HGETALL",)}[kind]
             found[text] = await store.run(*read, name)
