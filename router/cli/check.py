@@ -59,7 +59,7 @@ def check(
     else:
         for warning in loaded.warnings:
             typer.echo(f"{warning} (warning)", err=True)
-        print_table(("provider", "", "about"), ([row["name"], *_state(row)] for row in providers))
+        print_table(("provider", "state", "about"), ([row["name"], *_state(row)] for row in providers))
         typer.echo(f"{path}: {'fine' if fine else 'the file is fine, but not every provider can be reached'}")
     if not fine:
         raise typer.Exit(1)

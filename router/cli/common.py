@@ -99,12 +99,8 @@ def print_json(value: Any) -> None:  # any JSON
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns as wide as they need to be; a heading only for people, so that scripts can cut the lines."""
-    lines = [list(row) for row in rows]
-    if sys.stdout.isatty():
-        lines.insert(0, [title.upper() for title in head])
-    if not lines:
-        return
+    """A heading, then columns as wide as they need to be. For people: scripts read the JSON."""
+    lines = [[title.upper() for title in head], *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     for line in lines:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -88,6 +88,7 @@ class _Shown:
     def __init__(self, as_json: bool, follow: bool) -> None:
         self._as_json = as_json
         self._follow = follow
+        self._begun = False
         self._seen: dict[tuple[str, bool], None] = {}
 
     def __call__(self, rows: list[Row]) -> None:
@@ -103,10 +104,12 @@ class _Shown:
             for row in fresh:
                 typer.echo(json.dumps(row, ensure_ascii=False))
         elif self._follow:
-            for row in fresh:
-                typer.echo(
-                    "  ".join(cell.ljust(width) for cell, width in zip(_cells(row), _WIDTHS, strict=True)).rstrip()
-                )
+            lines = [_cells(row) for row in fresh]
+            if not self._begun:
+                lines.insert(0, [title.upper() for title in _HEAD])
+            self._begun = True
+            for line in lines:
+                typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, _WIDTHS, strict=True)).rstrip())
         else:
             print_table(_HEAD, [_cells(row) for row in fresh])
 

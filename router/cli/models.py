@@ -43,7 +43,7 @@ def models(
         off = all(snapshot.providers[target.partition("/")[0]].off is not None for target in targets)
         if every or not off:
             rows.append([name, ", ".join(targets), "", "off" if off else "", "pattern"])
-    print_table(("model", "provider", "", "", "can"), rows)
+    print_table(("model", "provider", "where", "state", "can"), rows)
 
 
 def _rights(config: Config) -> Rights:

@@ -40,7 +40,7 @@ def providers(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOpti
         )
         return
     print_table(
-        ("provider", "vendor", "", "about"),
+        ("provider", "vendor", "state", "about"),
         (
             [row.name, row.vendor.name, "off" if row.off else "on", row.off or row.base_url or "runs by itself"]
             for row in rows

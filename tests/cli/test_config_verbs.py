@@ -125,7 +125,7 @@ def test_schema() -> None:
 
 def test_models(good: str) -> None:
     done = run("models", "-c", good)
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["m", "tiny"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["MODEL", "m", "tiny"]
     every = json.loads(run("models", "--all", "--json", "-c", good).stdout)
     assert [entry["id"] for entry in every["models"]] == ["m", "only-cloud", "tiny"]
     assert every["models"][0]["capabilities"]["tools"] is False

@@ -57,7 +57,8 @@ async def test_usage(tmp_path: Path, used: tuple[Key, Key], where: tuple[str, ..
     rows = list(csv.DictReader(io.StringIO(out)))
     assert {row["key"]: row["calls"] for row in rows} == {"ann": "2", "'=cmd()": "2"}
     status, out, _ = await switchyard(tmp_path, "usage", "--group-by", "", "--team", "research", *where)
-    assert out.split() == ["2", "1", "101", "11", "0.000005", "0.000035"]
+    assert out.splitlines()[0].split() == ["CALLS", "ERRORS", "IN", "OUT", "USD", "CNY"]
+    assert out.splitlines()[1].split() == ["2", "1", "101", "11", "0.000005", "0.000035"]
 
 
 async def test_what_makes_no_sense_is_refused(tmp_path: Path, used: object, where: tuple[str, ...]) -> None:
@@ -93,7 +94,11 @@ async def test_logs(tmp_path: Path, store: Store, used: tuple[Key, Key], where: 
     status, out, err = await switchyard(tmp_path, "logs", *where)
     assert (status, err) == (0, "")
     lines = [line.split()[1:5] for line in out.splitlines()]
-    assert lines == [["running", "-ops", "=cmd()", "gpt-4o"], ["502", "research", "ann", "gpt-4o"]]
+    assert lines == [
+        ["STATUS", "TEAM", "KEY", "MODEL"],
+        ["running", "-ops", "=cmd()", "gpt-4o"],
+        ["502", "research", "ann", "gpt-4o"],
+    ]
     assert "\x1b" not in out
     status, out, _ = await switchyard(tmp_path, "logs", "--failed", "--json", *where)
     (found,) = [json.loads(line) for line in out.splitlines()]
