@@ -72,7 +72,7 @@ async def test_a_keys_whole_life(ask: Ask, keys: Keys) -> None:
     assert shown == {name: value for name, value in made.json.items() if name not in ("key", "team_created")}
     assert shown["rights"] == {"allow_fallback": True, "local_only": False, "manage_local": True, "admin": False}
     listed = await ask("GET", "/admin/api/keys")
-    assert listed.json == {"data": [shown], "next": None}
+    assert listed.json == {"data": [shown], "unreadable": [], "next": None}
     assert credential[19:].encode() not in listed.body
     changed = await ask("PATCH", f"/admin/api/keys/{key_id}", {"state": "disabled", "expires": "never", "version": 1})
     assert (changed.json["state"], changed.json["expires_at"], changed.json["version"]) == ("disabled", None, 2)
@@ -163,6 +163,17 @@ async def test_the_right_token_passes_whatever_its_neighbours_send(ask: Ask) -> 
     assert (await ask("GET", "/admin/api/keys")).status == 200
     assert (await ask("GET", "/admin/api/keys", token=None)).status == 429
     assert (await ask("GET", "/admin/api/keys", token="wrong")).status == 429
+
+
+async def test_a_lost_token_is_made_anew_when_its_digest_is_gone(store: Store, tmp_path: Path) -> None:
+    lost = (await (await open_keys(store, tmp_path, {})).bootstrap()).admin_token
+    await store.run("DEL", "sy:admin")
+    keys = await open_keys(store, tmp_path, {})
+    made = await keys.bootstrap()
+    assert (made.admin_token is None, made.key) == (False, None)
+    assert made.admin_token is not None
+    assert lost is not None
+    assert [await keys.is_admin(token) for token in (made.admin_token, lost)] == [True, False]
 
 
 async def test_a_throttled_token_is_judged_without_the_store(
