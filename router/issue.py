@@ -34,7 +34,9 @@ _REPEATED: Final = ("max_requests", "max_tokens")
 _SINGLE: Final = tuple(name for name in NAMES.values() if name not in _REPEATED)
 COLUMNS: Final = (*_TEXTS, *_LISTS, *NAMES.values())
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-_HEAD: Final = ("id", "name", "key", "owner", "team", "expires_at")
+HEAD: Final = ("id", "name", "key", "owner", "team", "expires_at")
+"""Columns of the CSV that hands keys out."""
+_NAMES: Final = {"姓名": "name", "名称": "name", "名字": "name"}
 
 
 class Row(NamedTuple):
@@ -58,12 +60,12 @@ def read_rows(content: str) -> list[Row]:
     lines = content.splitlines()
     first = next((line for line in lines if line.strip()), "")
     mark = max(",;\t", key=first.count)
-    head = [cell.strip().casefold() for cell in next(csv.reader([first], delimiter=mark), [])]
+    head = _words(next(csv.reader([first], delimiter=mark), []))
     if "name" not in head:
-        if mark in first:
+        if len(head) > 1 or (head[:1] and head[0] in COLUMNS):
             raise InvalidRequest(f"the first line must name the columns, one of them `name`: {', '.join(COLUMNS)}")
         names = [(number, line.strip()) for number, line in enumerate(lines, 1)]
-        return [Row(number, {"name": name}) for number, name in names if name]
+        return [Row(number, {"name": _unquoted(name)}) for number, name in names if name]
     if unknown := [cell for cell in head if cell not in COLUMNS]:
         raise InvalidRequest(f"there is no column {quoted(unknown[0])}; there are {', '.join(COLUMNS)}")
     if len(set(head)) != len(head):
@@ -91,7 +93,18 @@ def read_rows(content: str) -> list[Row]:
 
 
 def _is_head(cells: Sequence[str], head: Sequence[str]) -> bool:
-    return [cell.strip().casefold().removeprefix("\ufeff") for cell in cells] == list(head)
+    return _words(cells) == list(head)
+
+
+def _words(cells: Iterable[str]) -> list[str]:
+    """Names of columns as we know them."""
+    found = [cell.strip().removeprefix("\ufeff").casefold() for cell in cells]
+    return [_NAMES.get(name, name) for name in found]
+
+
+def _unquoted(line: str) -> str:
+    """A line of a list, which a spreadsheet may have put in quotes."""
+    return next(csv.reader([line]))[0].strip() if line.startswith('"') and line.endswith('"') else line
 
 
 def _fields(given: Mapping[str, str]) -> dict[str, Any]:
@@ -121,7 +134,7 @@ async def issue(keys: Keys, team: str, rows: Sequence[Row], defaults: Mapping[st
     records = [record for record, _ in made]
     first = brief(describe_key(key_of(records[0], found.name), None, keys.clock()))
     after = {"count": len(made), "keys": {record.id: record.name for record in records}, "first": first}
-    async with keys.trail.entry("key.issue", f"team {found.id}", None, after):
+    async with keys.trail.entry("key.issue", f"team {found.id}", None, after, name=found.name):
         await _write(keys, found.id, records)
     return Issued([(key_of(record, found.name), credential) for record, credential in made], created)
 
@@ -190,11 +203,14 @@ def inert(cell: str) -> str:
 
 def write_csv(issued: Issued) -> str:
     """The keys for handing out, under a line with the names of the columns."""
+    return csv_of({**describe_key(key, None, 0), "key": credential} for key, credential in issued.keys)
+
+
+def csv_of(keys: Iterable[Mapping[str, Any]]) -> str:
+    """Keys with the fields of `HEAD` as a CSV."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_HEAD)
-    for key, credential in issued.keys:
-        told = describe_key(key, None, 0)
-        cells = {**told, "key": credential, "expires_at": told["expires_at"] or ""}
-        writer.writerow([inert(str(cells[name])) for name in _HEAD])
+    writer.writerow(HEAD)
+    for key in keys:
+        writer.writerow([inert(str(key[name] or "")) for name in HEAD])
     return out.getvalue()

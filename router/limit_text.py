@@ -257,28 +257,39 @@ def limits_of_options(
             window = window.strip().lower()
             if window not in ("", *_WINDOWS):
                 raise InvalidRequest(f"{name}: write 50, or 50/day, /week, /month or /total", param=name)
-            if not window and amount.strip().lower() == "none":
-                out[name] = None
-            else:
-                inner = out.get(name)
-                out[name] = {**(inner or {}), window or "total": _null(amount)}
+            every = not window and amount.strip().lower() == "none"
+            if name in out and (every or out[name] is None or (window or "total") in out[name]):
+                raise _twice(name if every else f"{name} for the same time ({window or 'total'})", name)
+            out[name] = None if every else {**out.get(name, {}), window or "total": _null(amount)}
+    given: set[tuple[str, tuple[Measure, Window]]] = set()
     for text in for_models:
         pattern, colon, rest = text.rpartition(":")
         if not colon or not pattern:
             raise InvalidRequest("a limit for models looks like gpt-4*:rpm=5,budget_day=1usd", param="model_limit")
         section = out.setdefault("models", {})
         if rest.strip().lower() == "none":
+            if pattern in section:
+                raise _twice(f"{pattern[:50]}:none", "model_limit")
             section[pattern] = None
             continue
+        if pattern in section and section[pattern] is None:
+            raise _twice(f"{pattern[:50]}:none", "model_limit")
         for pair in rest.split(","):
             name, equals, amount = pair.strip().partition("=")
             if not equals or name not in _BY_NAME:
                 raise InvalidRequest(
                     f"a limit for models names one of {', '.join(NAMES.values())}: gpt-4*:rpm=5", param="model_limit"
                 )
-            section[pattern] = section.get(pattern) or {}
-            _put(section[pattern], name, amount)
+            known = section.setdefault(pattern, {})
+            if (pattern, _BY_NAME[name]) in given:
+                raise _twice(f"{pattern[:50]}:{name}", "model_limit")
+            given.add((pattern, _BY_NAME[name]))
+            _put(known, name, amount)
     return out
+
+
+def _twice(what: str, param: str) -> InvalidRequest:
+    return InvalidRequest(f"{what} is given twice: which one counts?", param=param)
 
 
 def _put(out: dict[str, Any], name: str, text: str) -> None:

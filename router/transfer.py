@@ -347,7 +347,8 @@ async def _write(keys: Keys, export: Export, plan: _Plan) -> None:
     """One team. Its record comes last: without it, its keys open nothing."""
     cabinet, team = keys.cabinet, plan.team.record.id
     after = {"keys": len(plan.keys), "export": export.id, "exported_at": export.clock}
-    async with keys.trail.entry("keys.import", f"team {team}", None, after):
+    name = plan.team.record.name
+    async with keys.trail.entry("keys.import", f"team {team}", None, after, name=name):
         await cabinet.ask("SET", _mark(team), export.id)
         for start in range(0, len(plan.keys), BATCH):
             batch = plan.keys[start : start + BATCH]

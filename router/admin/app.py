@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 from providers.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, SwitchyardError, TooLarge
 from router.admin import ASGI, LARGEST_BODY, Describe, GetRate, error_body, error_headers
 from router.admin.audit import audit_routes
-from router.admin.bodies import IssueBody
+from router.admin.bodies import ErrorBody, IssueBody
+from router.admin.common import known_only
 from router.admin.keys import key_routes
 from router.admin.teams import team_routes
 from router.admin.usage import usage_routes
@@ -33,9 +34,9 @@ def routes(keys: Keys, describe: Describe, rate: GetRate = lambda: None) -> ASGI
     )
 
     for part in (key_routes(keys), team_routes(keys), audit_routes(keys), usage_routes(Reports(keys, rate))):
-        app.include_router(part)
+        app.include_router(part, dependencies=[Depends(known_only)])
 
-    @app.get("/admin/api/status", tags=["router"])
+    @app.get("/admin/api/status", tags=["router"], dependencies=[Depends(known_only)])
     async def status() -> dict[str, Any]:
         """How the router is."""
         ready, state = await describe()
@@ -79,8 +80,41 @@ def _document(app: FastAPI) -> dict[str, Any]:
     found = app.openapi()
     # The body of this route is read by hand, since it may be a CSV.
     schema = IssueBody.model_json_schema(ref_template="#/components/schemas/{model}")
-    found["components"]["schemas"] |= {**schema.pop("$defs", {}), "IssueBody": schema}
+    error = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas = found["components"]["schemas"]
+    schemas |= {**schema.pop("$defs", {}), "IssueBody": schema, **error.pop("$defs", {}), "ErrorBody": error}
+    for name in ("HTTPValidationError", "ValidationError"):  # our errors have a shape of their own
+        schemas.pop(name, None)
+    found["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "The admin token, or a key with the right admin."}
+    }
+    found["security"] = [{"bearer": []}]
+    for path, operations in found["paths"].items():
+        for method, operation in operations.items():
+            operation["responses"].pop("422", None)
+            operation["responses"] |= {
+                str(status): _ERROR | {"description": _WHY[status]} for status in _errors(method, path)
+            }
     return found
+
+
+_WHY: Final = {
+    400: "Something is written wrongly: `param` names it.",
+    401: "Not the admin token, nor a key with the right `admin` that may be used now and from there.",
+    404: "There is no such key or team.",
+    409: "It was changed meanwhile, or its state or name does not allow this.",
+    413: "The body is too large.",
+    429: "Too many wrong tokens from this address: `retry-after` says when to go on.",
+    503: "The store cannot be asked: nothing was changed, or it is not known.",
+}
+_ERROR: Final = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}}
+
+
+def _errors(method: str, path: str) -> Iterable[int]:
+    if path.endswith("/status"):
+        return (400, 401, 429)
+    about = "{" in path or not path.endswith(("/audit", "/verify", "/teams"))
+    return (400, 401, *((404,) if about else ()), *((409, 413) if method != "get" else ()), 429, 503)
 
 
 def _answer(error: SwitchyardError, more: Mapping[str, str] | None = None) -> Response:

@@ -21,7 +21,7 @@ def audit_routes(keys: Keys) -> APIRouter:
         limit: Limit = 100,
         cursor: Annotated[int | None, Query(ge=0, description="`next` of the page before.")] = None,
     ) -> Any:
-        """Changes, the newest first. `q` looks at actor, action, target and result."""
+        """Changes, the newest first. `q` looks at who, action, target, its name, result and the fields that changed."""
         entries, more = await keys.audit.entries(limit=limit, before=cursor, q=q)
         return {"data": entries, "next": more}
 

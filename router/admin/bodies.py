@@ -130,6 +130,19 @@ class TeamSetBody(TeamChangeBody):
 # --- answers
 
 
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    code: str = Field(description="Stable: decide by it.")
+    param: str | None = Field(description="The field or parameter that is wrong.")
+
+
+class ErrorBody(BaseModel):
+    """Every answer that is no success."""
+
+    error: ErrorDetail
+
+
 class KeyBody(BaseModel):
     """A key, without its secret. Times are ISO 8601 in UTC."""
 
@@ -168,6 +181,7 @@ class RotatedBody(KeyBody):
 
 class KeysBody(BaseModel):
     data: list[KeyBody]
+    unreadable: list[str] = Field([], description="Ids of keys whose records cannot be read; they are not in `data`.")
     next: str | None = Field(description="The `cursor` of the next page; null on the last one.")
 
 
@@ -219,6 +233,7 @@ class AuditEntry(BaseModel):
     address: str | None = None
     action: str | None = None
     target: str | None = None
+    name: str | None = Field(None, description="The target's name at that time.")
     before: dict[str, Any] | None = None
     after: dict[str, Any] | None = None
     result: str | None = Field(None, description="accepted; or failed, with the reason, for the entry in `of`.")

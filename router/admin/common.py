@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 from fastapi import Header, Path, Query, Request, Response
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from providers.errors import InvalidRequest
 from router.admin import ACTOR
 from router.audit import Actor
+from router.changes import quoted
 from router.keys import Keys, Listed, describe
 
 LONGEST_PAGE = 1000
@@ -20,6 +22,19 @@ TeamRef = Annotated[str, Path(description="A team's id or name.", max_length=100
 Limit = Annotated[int, Query(ge=1, le=LONGEST_PAGE, description="Entries on the page.")]
 Search = Annotated[str, Query(max_length=100, description="A part of the text; every character stands for itself.")]
 IfMatch = Annotated[str | None, Header(description="An ETag: refuse with 409 when it is not the present one.")]
+
+
+Version = Annotated[int | None, Query(description="Refuse with 409 when it is not at this version any more.")]
+
+
+def known_only(request: Request) -> None:
+    """Refuses query parameters that the route does not have: a slip would change what is done or told."""
+    names = {field.alias for field in request.scope["route"].dependant.query_params}
+    for name in request.query_params:
+        if name not in names:
+            likely = get_close_matches(name, names, 1)
+            what = f"did you mean '{likely[0]}'?" if likely else f"there are {', '.join(sorted(names)) or 'none'}"
+            raise InvalidRequest(f"there is no parameter {quoted(name[:50])} here; {what}", param=name[:50])
 
 
 def acting(request: Request, keys: Keys) -> Keys:

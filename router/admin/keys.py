@@ -21,7 +21,7 @@ from router.admin.bodies import (
     RotatedBody,
     SetBody,
 )
-from router.admin.common import IfMatch, KeyRef, Limit, Search, acting, expected, sent, told
+from router.admin.common import IfMatch, KeyRef, Limit, Search, Version, acting, expected, sent, told
 from router.changes import change_of, parse_overlap
 from router.issue import Row, issue, read_rows, write_csv
 from router.keys import Keys, Listed, describe
@@ -59,7 +59,11 @@ def key_routes(keys: Keys) -> APIRouter:
         while `next` leads on: one request looks at 5,000 keys at most."""
         page = await keys.page(team=team, state=state, q=q, limit=limit, cursor=cursor)
         now = time.time()
-        return {"data": [describe(listed, now) for listed in page.keys], "next": page.cursor}
+        return {
+            "data": [describe(listed, now) for listed in page.keys],
+            "unreadable": page.unreadable,
+            "next": page.cursor,
+        }
 
     @routes.post(
         "/issue",
@@ -85,7 +89,10 @@ def key_routes(keys: Keys) -> APIRouter:
         else:
             body = _issue_body(raw)
             defaults = sent(body)
-            team = defaults.pop("team", team)
+            named = defaults.pop("team", team)
+            if team and team != named:
+                raise InvalidRequest("the address and the body name two different teams", param="team")
+            team = named
             rows = [Row(row.line or number, sent(row)) for number, row in enumerate(body.keys, 1)]
         issued = await issue(acting(request, keys), team, rows, defaults)
         if _CSV in request.headers.get("accept", ""):
@@ -110,9 +117,10 @@ def key_routes(keys: Keys) -> APIRouter:
 
     @routes.post("/{ref}/rotate", response_model=RotatedBody, response_model_exclude_unset=True)
     async def rotate(
-        request: Request, response: Response, ref: KeyRef, body: RotateBody, if_match: IfMatch = None
+        request: Request, response: Response, ref: KeyRef, body: RotateBody | None = None, if_match: IfMatch = None
     ) -> Any:
         """Give a key a new secret; id, limits and spending stay. The old secret works until the overlap is over."""
+        body = body or RotateBody.model_validate({})
         by = acting(request, keys)
         made = await by.rotate(
             ref, parse_overlap(body.overlap), expected_version=body.version, expected_etag=expected(if_match)
@@ -121,15 +129,20 @@ def key_routes(keys: Keys) -> APIRouter:
         return {**shown, "key": made.credential, "ended_earlier": made.ended}
 
     @routes.delete("/{ref}/overlap", response_model=KeyBody, response_model_exclude_unset=True)
-    async def end_overlap(request: Request, response: Response, ref: KeyRef) -> Any:
+    async def end_overlap(
+        request: Request, response: Response, ref: KeyRef, version: Version = None, if_match: IfMatch = None
+    ) -> Any:
         """End the old secret of a rotation now."""
-        key = await acting(request, keys).end_overlap(ref)
+        by = acting(request, keys)
+        key = await by.end_overlap(ref, expected_version=version, expected_etag=expected(if_match))
         return told(response, await keys.get(key.id))
 
     @routes.delete("/{ref}", response_model=KeyBody, response_model_exclude_unset=True)
-    async def revoke(request: Request, response: Response, ref: KeyRef, if_match: IfMatch = None) -> Any:
+    async def revoke(
+        request: Request, response: Response, ref: KeyRef, version: Version = None, if_match: IfMatch = None
+    ) -> Any:
         """Revoke a key for good; its record stays."""
-        key = await acting(request, keys).revoke(ref, expected_etag=expected(if_match))
+        key = await acting(request, keys).revoke(ref, expected_version=version, expected_etag=expected(if_match))
         return told(response, await keys.get(key.id))
 
     return routes

@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
+from providers.errors import InvalidRequest
 from router.admin.bodies import TeamBody, TeamCreateBody, TeamsBody, TeamSetBody
-from router.admin.common import IfMatch, Limit, Search, TeamRef, acting, expected, sent
+from router.admin.common import IfMatch, Limit, Search, TeamRef, Version, acting, expected, sent
 from router.changes import TeamChange, team_change_of
 from router.descriptions import describe_team
 from router.keys import Keys
-from router.records import TeamRecord
+from router.records import TeamRecord, is_team_id
 
 
 def team_routes(keys: Keys) -> APIRouter:
@@ -31,6 +32,8 @@ def team_routes(keys: Keys) -> APIRouter:
         cursor: Annotated[str, Query(max_length=40, description="`next` of the page before.")] = "",
     ) -> Any:
         """Teams in the order of their ids. `q` looks at ids, names, owners and tags."""
+        if cursor and not is_team_id(cursor):
+            raise InvalidRequest("cursor is the `next` of the page before", param="cursor")
         found = sorted((team for team in await keys.teams.list() if team.id > cursor), key=lambda team: team.id)
         wanted = [team for team in found if (not state or team.state == state) and _fits(team, q.casefold())]
         more = wanted[limit - 1].id if len(wanted) > limit else None
@@ -47,14 +50,18 @@ def team_routes(keys: Keys) -> APIRouter:
     ) -> Any:
         """Change a team; effective on the next call with any of its keys."""
         teams = acting(request, keys).teams
-        wanted = expected(if_match) if if_match is not None else body.version
-        return _told(response, await teams.change(ref, team_change_of(sent(body)), expected=wanted))
+        change = team_change_of(sent(body))
+        found = await teams.change(ref, change, expected=expected(if_match), expected_version=body.version)
+        return _told(response, found)
 
     @routes.delete("/{ref}", response_model=TeamBody, response_model_exclude_unset=True)
-    async def revoke(request: Request, response: Response, ref: TeamRef, if_match: IfMatch = None) -> Any:
+    async def revoke(
+        request: Request, response: Response, ref: TeamRef, version: Version = None, if_match: IfMatch = None
+    ) -> Any:
         """Revoke a team for good: all of its keys are refused from the next call on; its records stay."""
-        change = TeamChange(state="revoked")
-        return _told(response, await acting(request, keys).teams.change(ref, change, expected=expected(if_match)))
+        change, teams = TeamChange(state="revoked"), acting(request, keys).teams
+        found = await teams.change(ref, change, expected=expected(if_match), expected_version=version)
+        return _told(response, found)
 
     return routes
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +37,7 @@ def issue(
     max_tokens, budget_day and the other limits; a cell that is filled wins over the option. All is checked before the
     first key is made.
     """
-    from router.issue import inert, read_rows
+    from router.issue import csv_of, read_rows
 
     if not given.get("team"):
         fail("whose keys? switchyard keys issue --team TEAM", 2)
@@ -56,11 +55,7 @@ def issue(
     if as_json:
         print_json(made)
     else:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        head = ("id", "name", "key", "owner", "expires_at")
-        writer.writerow(head)
-        for key in made["data"]:
-            writer.writerow([inert(str(key[name] or "")) for name in head])
+        sys.stdout.write(csv_of({**key, "team": made["team"]} for key in made["data"]))
     typer.echo(f"{len(made['data'])} keys for team '{made['team']}'. They are not shown again.", err=True)
 
 

@@ -149,3 +149,22 @@ async def test_a_spreadsheet_sees_text(keys: Keys, name: str) -> None:
 
 def test_what_is_no_formula_stays() -> None:
     assert [inert(cell) for cell in ("", "a=1", "1-2", "\tx", "\rx")] == ["", "a=1", "1-2", "'\tx", "'\rx"]
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ("姓名\n张三\n李四\n", ["张三", "李四"]),
+        ("名称,rpm\nann,5\n", ["ann"]),
+        ("\ufeffName\nann\n", ["ann"]),
+        ("ann\nbob\n", ["ann", "bob"]),
+        ('"ann b"\n"bob"\n', ["ann b", "bob"]),
+    ],
+)
+def test_a_heading_is_told_from_a_name(content: str, names: list[str]) -> None:
+    assert [row.fields["name"] for row in read_rows(content)] == names
+
+
+def test_a_heading_without_names_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="one of them `name`"):
+        read_rows("owner\nann\n")

@@ -235,3 +235,30 @@ async def test_a_description_holds_no_secret(keys: Keys) -> None:
     assert told["state"] == "expired"
     assert credential[19:] not in str(told)
     assert "digest" not in str(told)
+
+
+async def test_a_name_means_the_one_key_that_is_not_revoked(keys: Keys) -> None:
+    first, _ = await keys.create(Change(name="alice"))
+    await keys.revoke("alice")
+    assert (await keys.get("alice")).key.id == first.id
+    second, _ = await keys.create(Change(name="alice"))
+    assert (await keys.get("alice")).key.id == second.id
+    await keys.revoke("alice")
+    with pytest.raises(Conflict, match="2 keys are named 'alice', all revoked"):
+        await keys.get("alice")
+
+
+async def test_a_key_is_not_named_like_the_id_of_another(keys: Keys) -> None:
+    key, _ = await keys.create(Change(name="a"))
+    await keys.create(Change(name="b"))
+    with pytest.raises(Conflict, match="the id of a key"):
+        await keys.create(Change(name=key.id))
+    with pytest.raises(Conflict, match="the id of a key"):
+        await keys.change("b", Change(name=key.id))
+    await keys.create(Change(name="A" * 12))
+
+
+async def test_an_expiry_too_far_ahead_is_told_as_such(keys: Keys) -> None:
+    far = parse_expiry("9999-12-31", time.time())
+    with pytest.raises(InvalidRequest, match="too far ahead"):
+        await keys.create(Change(name="k", expires_at=far))

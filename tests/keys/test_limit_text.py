@@ -232,3 +232,30 @@ def test_amounts_are_written_without_loss() -> None:
     assert amount_text(Limit(measure="cost", window="day", amount=1, currency="usd")) == "0.000001usd"
     assert amount_text(Limit(measure="cost", window="day", amount=1_500_000, currency="cny")) == "1.5cny"
     assert amount_text(Limit(measure="tokens", window="day", amount=5)) == "5"
+
+
+@pytest.mark.parametrize(
+    ("repeated", "models"),
+    [
+        ({"max_requests": ["5", "6"]}, []),
+        ({"max_requests": ["5/day", "6/Day"]}, []),
+        ({"max_requests": ["5", "6/total"]}, []),
+        ({"max_tokens": ["none", "5/day"]}, []),
+        ({"max_tokens": ["5/day", "none"]}, []),
+        ({}, ["x:rpm=1,rpm=2"]),
+        ({}, ["x:rpm=1", "x:rpm=2"]),
+        ({}, ["x:rpm=1", "x:none"]),
+        ({}, ["x:max_requests=1,max_requests_total=2"]),
+    ],
+)
+def test_what_is_given_twice_is_refused(repeated: dict[str, list[str]], models: list[str]) -> None:
+    with pytest.raises(InvalidRequest, match="twice"):
+        limits_of_options({}, repeated, models)
+
+
+def test_several_times_and_models_are_not_twice() -> None:
+    found = limits_of_options({}, {"max_requests": ["5", "6/day"]}, ["x:rpm=1", "x:tpm=2", "y:rpm=1"])
+    assert found == {
+        "max_requests": {"total": "5", "day": "6"},
+        "models": {"x": {"rpm": "1", "tpm": "2"}, "y": {"rpm": "1"}},
+    }

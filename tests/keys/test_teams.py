@@ -125,6 +125,15 @@ async def test_many_keys_at_once_make_their_team_once(keys: Keys, tmp_path: Path
     assert (await keys.audit.verify()).ok
 
 
+async def test_no_team_takes_a_name_that_means_another(keys: Keys) -> None:
+    web = await keys.teams.create(TeamChange(name="Web"))
+    lab = await keys.teams.create(TeamChange(name="lab"))
+    for name in ("default", "Default", "WEB", web.id):
+        with pytest.raises(Conflict):
+            await keys.teams.change("lab", TeamChange(name=name))
+    assert (await keys.teams.change("lab", TeamChange(name="LAB"))).id == lab.id
+
+
 async def test_the_default_team_stays(keys: Keys) -> None:
     key, _ = await keys.create(Change(name="k"))
     assert (key.team, key.team_name) == ("default", "default")

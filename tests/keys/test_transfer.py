@@ -11,10 +11,11 @@ import pytest
 
 from providers.errors import InvalidRequest, StoreUnavailable
 from router.changes import TeamChange
-from router.credentials import load_pepper
+from router.credentials import load_pepper, load_peppers
 from router.keys import Change, Conflict, Keys
 from router.limit_text import parse_limits
-from router.records import counters_name
+from router.pepper import Pepper
+from router.records import counters_name, key_name
 from router.store import Store, open_store
 from router.transfer import bring, export, read_export
 
@@ -201,3 +202,20 @@ async def test_a_file_from_the_future_is_told(keys: Keys, store: Store, other: K
     head = json.loads(text[0])
     text[0] = json.dumps({**head, "clock": head["clock"] + 3600})
     assert "two clocks is wrong" in (await bring(other, read_export(text))).warnings[0]
+
+
+async def test_a_record_that_cannot_be_read_is_named(keys: Keys, store: Store) -> None:
+    key, _ = await keys.create(Change(name="k"))
+    await store.run("SET", key_name(key.team, key.id), b"1.aaaaaa\n{")
+    with pytest.raises(StoreUnavailable, match=key.id):
+        await lines(keys)
+
+
+async def test_the_files_reading_of_the_pepper_is_taken_in_a_new_store(store: Store, other: Keys) -> None:
+    written = "0123456789abcdef" * 4
+    keys = Keys(store, written.encode())  # as earlier versions read it
+    _, credential = await keys.create(Change(name="k"))
+    fresh = Keys(other.cabinet.store, Pepper(*load_peppers(Path("unused"), {"SWITCHYARD_PEPPER": written})))
+    await bring(fresh, read_export(await lines(keys)))
+    assert await fresh.authenticate(credential) is not None
+    assert (await fresh.audit.verify()).ok
