@@ -37,7 +37,8 @@ def running(
 ) -> RouterProcess:
     prices = tmp_path_factory.mktemp("prices") / "own.yaml"
     prices.write_text(json.dumps(PRICES))
-    config = routers.providers(cloud.url, local.url)
+    unpriced = {"vendor": "openai-compatible", "base_url": f"{cloud.url}/v1", "api_key": "k"}
+    config = routers.providers(cloud.url, local.url, unpriced=unpriced)
     return module_serve(config | {"prices": {"file": str(prices), "usd_cny": 7}})
 
 
@@ -183,6 +184,17 @@ def test_balance_without_limits(new_key: NewKey, admin: Client, fresh: Callable[
     ):
         answer = told(client, f"/dashboard/billing/usage{query}")
         assert answer == {"object": "list", "total_usage": cents}, query
+
+
+def test_a_key_with_a_budget_sees_no_model_without_a_price(new_key: NewKey, admin: Client) -> None:
+    paying, plain = (new_key(rights={"allow_fallback": False}) for _ in range(2))
+    admin.request("PATCH", f"/admin/api/keys/{paying[0]}", {"limits": {"budget": {"day": "1usd"}}})
+    assert plain[1].request("GET", "/v1/models/unpriced/anything").status == 200
+    assert paying[1].request("GET", "/v1/models/unpriced/anything").status == 404
+    assert paying[1].request("POST", "/api/show", {"model": "unpriced/anything"}).status == 404
+    assert paying[1].request("GET", "/v1/models/cloud/anything").status == 200
+    refused = paying[1].ask(OPENAI, "unpriced/anything", stream=False)
+    assert (refused.status, refused.json["error"]["code"]) == (403, "model_unpriced")
 
 
 def test_running_calls_are_held(new_key: NewKey, fresh: Callable[[str], str]) -> None:
