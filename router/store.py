@@ -495,5 +495,5 @@ def explain(name: str, error: BaseException) -> str:
     if isinstance(error, ResponseError):
         return f"{where(name)} refuses a command ({word})"
     if name == "embedded":
-        return "the embedded store cannot be reached: the router starts it again when it has ended, see its server.log"
+        return "the embedded store does not answer: it is stuck, or starts again (see store/server.log in data_dir)"
     return f"{where(name)} cannot be reached: check that it runs and that redis.url is right"
