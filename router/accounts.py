@@ -55,9 +55,11 @@ class Accounts:
         self._around = around
 
     def prices(self, trace: Trace) -> settlement.PriceOf:
-        """What a target costs a call, by the price of when it came in; None when nobody knows."""
-        find, moment = self._around.prices.find, trace.created
-        return lambda target: find(target.provider, target.model, moment)
+        """What a target costs a call, by the price lists of when it came in; None when nobody knows."""
+        if trace.prices is None:
+            find, moment = self._around.prices.find, trace.created
+            trace.prices = lambda target: find(target.provider, target.model, moment)
+        return trace.prices
 
     # --- before
 
@@ -141,7 +143,13 @@ class Accounts:
         end; `label`: the model's name where nobody answered."""
         detail = settlement.settle(trace, self.prices(trace))
         last = trace.answered or (trace.attempts[-1].target if trace.attempts else None)
-        whole = _where(last) if last is not None else f"{_word(label)}\tnone\t"
+        if last is None:
+            whole = f"{_word(label)}\tnone\t"
+        elif detail.parts or trace.committed:
+            whole = _where(last)
+        else:
+            # A name that only the caller knows would stay in the usage for a year.
+            whole = f"{_word(label)}\t{last.provider.name}\t"
         metrics: list[str | int] = []
         own = _OF_PARTS if len(detail.parts) > 1 else frozenset()
         for name, amount in detail.metrics.items():
@@ -191,14 +199,16 @@ class Accounts:
         except StoreUnavailable as error:
             raise AtLimit(f"{target}: its shared limits cannot be checked now", retry_after=error.retry_after) from None
 
-        def give(record: AttemptRecord) -> None:
-            asked = record.status is not None or record.meter is not None
+        record = trace.attempts[attempt - 1]
+
+        def used() -> Bill:
             tokens = 0
             if record.meter is not None and trace.call is not None:
                 tokens, _ = settlement.so_far(record.meter, prompt_estimate(trace.call), None)
-            ledger.settle(hold, Bill(int(asked), tokens))
+            return Bill(int(record.asked), tokens)
 
-        return give
+        hold.used = lambda: ledger.bill(hold, used())
+        return lambda _record: ledger.settle(hold, used())
 
 
 _OF_PARTS: Final = frozenset({"in", "cached", "cache_write", "out", "reasoning", "media", "cost"})

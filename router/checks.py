@@ -65,6 +65,13 @@ class Check:
         return amounts.cost if self.measure == 3 else 1
 
 
+def learn_windows(windows: Windows, checks: Sequence[Check], told: Sequence[int]) -> None:
+    """Take the windows that the store told of (start and end for each check, 0 for none)."""
+    for check, start, stop in zip(checks, told[::2], told[1::2], strict=True):
+        if check.calendar and stop:
+            windows[check.suffix, check.field] = (start, stop)
+
+
 def checks_of(
     limits: Sequence[Limit], scope: str, title: str, counts: Callable[[str], bool], yuan_per_dollar: float
 ) -> tuple[Check, ...]:
@@ -114,21 +121,25 @@ class Calendar:
         return name
 
 
-def packed(
-    checks: Sequence[Check], amounts: Amounts, calendar: Calendar, moment: float, newest: Sequence[int] = ()
-) -> bytes:
-    """The checks of a call at `moment` (Unix seconds of the server's clock), as `reserve` takes them. `newest`: windows
-    that the store is in already, where its clock has stepped back."""
+Windows = dict[tuple[str, str], tuple[int, int]]
+"""Start and end, by suffix and field, of windows that counters are in although the calendar has others now: the clock
+has stepped back, or the team's time zone has changed."""
+
+
+def packed(checks: Sequence[Check], amounts: Amounts, calendar: Calendar, moment: float, windows: Windows) -> bytes:
+    """The checks of a call at `moment` (Unix seconds of the server's clock), as `reserve` takes them."""
     if not checks:
         return NO_CHECKS
     rows: list[list[Any]] = []
-    for index, check in enumerate(checks):
+    for check in checks:
         start, stop = FOREVER
         if check.calendar:
-            at = max(moment, newest[index]) if newest else moment
-            start, stop = calendar.window(check.limit.window, at)
-            if newest and newest[index] > start:
-                start = newest[index]  # the team's time zone has changed: the window that began then goes on
+            start, stop = calendar.window(check.limit.window, moment)
+            if windows and (known := windows.get((check.suffix, check.field))) is not None:
+                if moment < known[1]:
+                    start, stop = known
+                else:
+                    del windows[check.suffix, check.field]
         rows.append(
             [check.kind, check.suffix, check.field, check.amount, check.taken(amounts), start, stop, check.measure]
         )

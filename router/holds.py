@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
+import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -31,6 +33,8 @@ PACE: Final = 2.0
 """Seconds between two heartbeats of a call: also how long a revoked key's stream may go on."""
 SWEEP_PACE: Final = 4.0
 """Seconds between two looks for leases that nobody renews."""
+SWEEPER: Final = "sy:sweeper"
+"""Whose turn it is to sweep: one worker does it for all routers of the store."""
 MOST_AT_ONCE: Final = 200
 """Calls in one heartbeat, teams in one sweep: bounds the time that one question occupies the store."""
 
@@ -96,6 +100,7 @@ class Live:
             asyncio.create_task(self._each(PACE, self.beat), name="ledger heartbeat"),
             asyncio.create_task(self._each(SWEEP_PACE, self.sweep), name="ledger sweeper"),
         ]
+        self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.swept = 0
         """Holds whose lease ended, as found by this worker."""
 
@@ -151,21 +156,27 @@ class Live:
 
     async def sweep(self) -> None:
         """End the holds that nobody renews, in all accounts. Raises StoreUnavailable or RedisError."""
+        turn = pack("SET", SWEEPER, self._name, "NX", "PX", int(SWEEP_PACE * 750))
+        if await self._links.ask(SWEEPER, turn) is None:
+            return  # another worker has just done it
         teams = await self._links.ask(TEAMS, pack("SMEMBERS", TEAMS))
-        questions = []
-        for account in (*(team.decode() for team in teams), *self._accounts()):
-            prefix = f"sy:{{{account}}}:"
-            questions.append(self._links.ask(account, fcall("sweep", account_keys(prefix), (prefix, MOST_AT_ONCE))))
-            if len(questions) >= MOST_AT_ONCE:
-                await self._count(questions)
-                questions = []
-        await self._count(questions)
-
-    async def _count(self, questions: list[Any]) -> None:
-        for answer in await asyncio.gather(*questions, return_exceptions=True):
-            if isinstance(answer, list) and answer[0]:
-                self.swept += answer[0]
-                log.warning("%d calls of a worker that is gone were ended and charged", answer[0])
+        accounts = [*(team.decode() for team in teams), *self._accounts()]
+        found = 0
+        while accounts:
+            some, accounts = accounts[:MOST_AT_ONCE], accounts[MOST_AT_ONCE:]
+            questions = []
+            for account in some:
+                prefix = f"sy:{{{account}}}:"
+                command = fcall("sweep", account_keys(prefix), (prefix, MOST_AT_ONCE))
+                questions.append(self._links.ask(account, command))
+            for account, answer in zip(some, await asyncio.gather(*questions, return_exceptions=True), strict=True):
+                if isinstance(answer, list):
+                    found += answer[0]
+                    if answer[0] == MOST_AT_ONCE:
+                        accounts.append(account)  # there may be more
+        if found:
+            self.swept += found
+            log.warning("%d calls of a worker that is gone were ended and charged", found)
 
     async def _each(self, pace: float, work: Callable[[], Any]) -> None:
         while True:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from redis.exceptions import ResponseError
 
 from providers.errors import StoreUnavailable
-from router.checks import Check
+from router.checks import Check, Windows
 from router.limits import Limit
 from router.periods import zone_of
 from router.pipe import pack
@@ -74,6 +74,8 @@ class Known:
     """Which of the team's limits count a call, for all of its keys."""
     checks: Checks = field(default_factory=dict)
     """Which limits count a call: the key's, then the team's."""
+    windows: Windows = field(default_factory=dict)
+    """Where their counters are not in the calendar's windows."""
 
     @property
     def limits(self) -> tuple[Limit, ...]:

@@ -8,8 +8,8 @@ slot. KEYS[1] names one of them and so the slot; the others are derived from the
 Rules kept here:
   - Integers only. Numbers are doubles: exact up to 2^53, and written with %.0f, never by tostring (14 digits).
   - The server's clock decides. Callers pass the calendar windows they reckon with; a window that is not the current one
-    is refused (CLOCK) with the server's time, and the caller reckons again. A clock that steps back changes nothing:
-    the newest window stays in force.
+    is refused (CLOCK) with the server's time and the current ones, and the caller reckons again. A clock that steps
+    back changes nothing, nor does another time zone: the window that a counter is in stays in force until its end.
   - Holds lie beside what is spent, each with a lease. spent + held <= limit holds after every call, but for a call that
     used more than its hold.
   - Every function may be repeated: a call's id has a hold, or a tombstone (24 h), or neither. A tombstone is empty when the
@@ -18,11 +18,12 @@ Rules kept here:
   - reserve is refused when the store is out of memory; what gives back, ends or revokes is not.
 
 A check is [kind, suffix, field, limit, amount, start, stop, measure]:
-  kind 'b': a budget or a number of places, in the hash `suffix`: field..':w' start of its window, ':s' spent, ':h' held.
+  kind 'b': a budget or a number of places, in the hash `suffix`: field..':w' and ':e' start and end of its window, ':s' spent,
+    ':h' held.
   kind 'w': at most `limit` in any 60 seconds, in the hash `suffix`: one field for each second, s their sum, l the latest.
   start, stop: the window in Unix seconds; 0 and 0 where there is none. measure: 1 requests, 2 tokens, 3 cost, 4 places.
 A bill is [requests, tokens, cost, usage prefix, {metric, amount, ...}, hour, day, row]: what was used, for the counters, and
-how it is told.
+how it is told. requests is -1 for a call that was never admitted as far as its caller knows.
 ]]
 
 local LEASES, HOLDS, RECENT = 'leases', 'holds', 'recent'
@@ -34,7 +35,8 @@ local MOST_RECENT = 2000
 
 local OK, REFUSED, STALE, CLOCK, DONE, EXPIRED = 1, 0, 2, 4, 5, 6
 local SPENT, TOO_LARGE, HELD, RATE = 1, 2, 3, 4
-local PLACES = 4
+local REQUESTS, PLACES = 1, 4
+local NEVER = -1
 
 local function int(number)
   return string.format('%.0f', number)
@@ -55,23 +57,29 @@ local function add(key, field, amount)
   end
 end
 
--- What is spent and held in the window that began at `start`; and the window that the counter is in (0: none yet).
+-- What is spent and held in the window that began at `start`; the window that the counter is in (0: none yet), and its end.
 local function standing(key, field, start)
-  local stored = redis.call('HMGET', key, field .. ':w', field .. ':s', field .. ':h')
-  local window = tonumber(stored[1] or '')
+  local stored = redis.call('HMGET', key, field .. ':w', field .. ':s', field .. ':h', field .. ':e')
+  local window, stop = tonumber(stored[1] or ''), count(stored[4])
   if window ~= start then
-    return 0, 0, window or 0
+    return 0, 0, window or 0, stop
   end
-  return count(stored[2]), count(stored[3]), window
+  return count(stored[2]), count(stored[3]), window, stop
 end
 
-local function open_window(key, field, start)
+local function open_window(key, field, start, stop)
   local stored = tonumber(redis.call('HGET', key, field .. ':w') or '')
   if stored == nil or stored < start then
-    redis.call('HSET', key, field .. ':w', int(start), field .. ':s', '0', field .. ':h', '0')
+    redis.call('HSET', key, field .. ':w', int(start), field .. ':e', int(stop), field .. ':s', '0', field .. ':h', '0')
     return true
   end
   return stored == start
+end
+
+local function let_go(key, field, amount)
+  if amount ~= 0 and redis.call('HINCRBY', key, field .. ':h', int(-amount)) < 0 then
+    redis.call('HSET', key, field .. ':h', '0') -- the counter was lost or written anew meanwhile
+  end
 end
 
 -- The sum of the last 60 seconds, after dropping what is older; and the second it is now (never before the latest).
@@ -136,7 +144,7 @@ end
 -- Take what a call holds: of budgets and places, and of what passes in a minute.
 local function hold_budgets(prefix, checks)
   for _, check in ipairs(checks) do
-    if check[1] == 'b' and open_window(prefix .. check[2], check[3], check[6]) then
+    if check[1] == 'b' and open_window(prefix .. check[2], check[3], check[6], check[7]) then
       add(prefix .. check[2], check[3] .. ':h', check[5])
     end
   end
@@ -155,26 +163,34 @@ local function hold_rates(prefix, checks, second)
   end
 end
 
+local NOTHING = {0, 0, 0, '', {}, '', '', ''}
+
 -- End the holds of a call (`held`: it had any) and charge what it used, `before` of which has been charged already.
+-- In a rate, a call that was admitted stays counted whatever became of it, and keeps its tokens until somebody tells others.
 local function charge(prefix, checks, held, second, used, before)
   for _, check in ipairs(checks) do
     local key, field, amount, measure = prefix .. check[2], check[3], check[5], check[8]
-    local actual = measure == PLACES and 0 or used[measure] - before[measure]
+    local actual = measure == PLACES and 0 or math.max(used[measure], 0) - math.max(before[measure], 0)
     if check[1] == 'b' then
       if held then
         local window = tonumber(redis.call('HGET', key, field .. ':w') or '')
         if window == check[6] then
-          add(key, field .. ':h', -amount)
+          let_go(key, field, amount)
           add(key, field .. ':s', actual)
-        elseif window == nil and open_window(key, field, check[6]) then
+        elseif window == nil and open_window(key, field, check[6], check[7]) then
           add(key, field .. ':s', actual) -- the counter was lost, and with it the hold
         end
-      elseif actual ~= 0 and open_window(key, field, check[6]) then
+      elseif actual ~= 0 and open_window(key, field, check[6], check[7]) then
         add(key, field .. ':s', actual)
       end
     elseif second then
       -- Back to the second in which it was taken, while that still counts.
       local difference = held and actual - amount or actual
+      if used[1] == NEVER then
+        difference = -amount
+      elseif measure == REQUESTS or used == NOTHING then
+        difference = 0
+      end
       local name = int(second)
       local taken = difference ~= 0 and redis.call('HGET', key, name)
       if taken then
@@ -213,8 +229,6 @@ local function bury(prefix, hour, id, what)
   redis.call('EXPIRE', key, KEEP_TOMBSTONES, 'NX')
 end
 
-local NOTHING = {0, 0, 0, '', {}, '', '', ''}
-
 -- End calls whose lease is over: charge what their last heartbeat said, free the rest.
 local function sweep_some(prefix, now, most)
   local late = redis.call('ZRANGEBYSCORE', prefix .. LEASES, '-inf', int(now), 'LIMIT', 0, most)
@@ -238,7 +252,7 @@ end
 valid until (ms, 0 for ever), row. Names may be empty (a provider's account has no records); an empty etag stands for no record.
 Answers {OK, now, (remaining, reset in ms from now, 0 for never) for each check} or
 {REFUSED, now, number of the check from 0, why, spent, held, retry in ms (0: no time helps)}, {STALE, now, key record or false,
-team record or false}, {CLOCK, now, latest window start for each check}, {DONE, now}, {EXPIRED, now}. ]]
+team record or false}, {CLOCK, now, (start, end) of the window that it is in, 0 for none, for each check}, {DONE, now}, {EXPIRED, now}. ]]
 local function reserve(_, argv)
   local prefix, id = argv[1], argv[2]
   local now = milliseconds()
@@ -278,12 +292,13 @@ local function reserve(_, argv)
     end
     local why, spent, held, retry, reset = nil, 0, 0, 0, 0
     if check[1] == 'b' then
-      local window
-      spent, held, window = standing(key, check[3], start)
-      if window > start or (stop > 0 and now >= stop * 1000) or (start * 1000 > now and window ~= start) then
+      local window, ends
+      spent, held, window, ends = standing(key, check[3], start)
+      if window > start or (window < start and ends * 1000 > now) or (stop > 0 and now >= stop * 1000)
+          or (start * 1000 > now and window ~= start) then
         clock = true
       end
-      windows[index] = window
+      windows[index] = {window, ends}
       reset = stop > 0 and math.max(stop * 1000 - now, 1) or 0
       if amount > 0 and spent + held + amount > limit then
         retry = reset
@@ -321,7 +336,9 @@ local function reserve(_, argv)
   if clock and not again then
     local starts = {CLOCK, now}
     for index = 1, #checks do
-      starts[#starts + 1] = windows[index] or 0 -- of all: the caller may have reckoned only some of them rightly
+      -- Of all: the caller may have reckoned only some of them rightly.
+      starts[#starts + 1] = windows[index] and windows[index][1] or 0
+      starts[#starts + 1] = windows[index] and windows[index][2] or 0
     end
     return starts
   end

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from providers.errors import InternalError, StoreUnavailable, SwitchyardError, Unauthorized
 from router.allowance import refusal
-from router.checks import NO_AMOUNTS, NO_CHECKS, Amounts, Calendar, Check, checks_of, pack_value, packed
+from router.checks import NO_AMOUNTS, NO_CHECKS, Amounts, Calendar, Check, checks_of, learn_windows, pack_value, packed
 from router.credentials import credential_of, digest, key_id_of, missing, not_a_key
 from router.functions import account_keys, fcall
 from router.holds import LEASE, Hold, Live
@@ -46,9 +46,9 @@ OUTAGE_MEMORY: Final = 60.0
 """Seconds for which a key that was seen counts as known while the store is away."""
 OUTAGE_CALLS: Final = 4
 """Calls of local models that a worker runs at once while the store is away."""
-STRANGERS: Final = 100
+STRANGERS: Final = 200
 """Keys that do not exist, in a row, for which the store is asked on behalf of one address; then one every ..."""
-STRANGERS_PACE: Final = 0.5
+STRANGERS_PACE: Final = 0.05
 """... so many seconds. Keys that are known pass whatever their neighbours do."""
 TRIES: Final = 5
 """Reservations of one call: its records may change, and a calendar window may end, while it asks."""
@@ -79,6 +79,8 @@ class Bill(NamedTuple):
 
 
 NOTHING: Final = Bill()
+NEVER: Final = -1
+"""Requests of a call that was not admitted, as far as we know: also its place in a rate is given back."""
 Prepare = Callable[[Known, bool], Ask]
 """What a call asks for, given its key; True: it may use local models only. Raises what refuses the call."""
 
@@ -167,7 +169,7 @@ class Ledger:
         checks = checks_of(limits, "all", "", counts, 1.0)
         now = self._now()
         hold = Hold(account, f"sy:{{{account}}}:", call_id, str(int(now // 3600)), now, amounts=amounts)
-        hold.checks = packed(checks, amounts, self._calendar(UTC), now)
+        hold.checks = packed(checks, amounts, self._calendar(UTC), now, {})
         answer = await self._question(hold, ("", ""), ("", ""), 0, b"", self._loop.time() + DECISION_LIMIT)
         if answer[0] == _REFUSED:
             _, _, index, why, spent, held, retry = answer
@@ -265,7 +267,6 @@ class Ledger:
             raise StoreUnavailable("No calls are taken until their settlements can be kept.", retry_after=1)
         known, fresh = self.memory.get(key_id), False
         until = self._loop.time() + DECISION_LIMIT
-        newest: Sequence[int] = ()
         for _ in range(TRIES):
             if known is None:
                 if fresh:
@@ -293,7 +294,7 @@ class Ledger:
             hold.shown = shown
             hold.day = calendar.day(now)
             checks = self._checks(known, ask)
-            hold.checks = packed(checks, ask.amounts, calendar, now, newest) if checks else NO_CHECKS
+            hold.checks = packed(checks, ask.amounts, calendar, now, known.windows) if checks else NO_CHECKS
             try:
                 answer = await self._question(hold, known.names, known.etags, ends, ask.row, until)
             except StoreUnavailable as error:
@@ -313,7 +314,7 @@ class Ledger:
                 if known is None:
                     fresh = False  # it may have moved to another team
             elif code == _CLOCK:
-                newest = answer[2:]
+                learn_windows(known.windows, checks, answer[2:])
             elif code == _EXPIRED:
                 self._admit(known, shown)  # by the store's clock, which we know now
             else:
@@ -344,7 +345,7 @@ class Ledger:
         except (Unanswered, asyncio.CancelledError) as why:
             # It may hold by now, or soon: what comes first counts.
             end = _ABORTED if isinstance(why, asyncio.CancelledError) else _UNDECIDED
-            self._send(hold, self.bill(hold, Bill(row=row[:-1] + end if row else b"")), "")
+            self._send(hold, self.bill(hold, Bill(NEVER, row=row[:-1] + end if row else b"")), "")
             raise
         except Refused as error:
             raise StoreUnavailable(
@@ -368,9 +369,11 @@ class Ledger:
         ):
             raise error
         try:
-            prepare(known, True)
+            ask = prepare(known, True)
         except SwitchyardError:
             raise error from None
+        if ask.amounts.cost:
+            raise error  # a local model that somebody gave a price
         self._outage += 1
         without = Hold(hold.account, hold.prefix, hold.call_id + "-", hold.hour, hold.moment, known=known)
         without.reserved, without.day, without.shown = False, hold.day, hold.shown

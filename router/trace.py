@@ -3,12 +3,14 @@ it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from providers.call import Call
 from providers.errors import SwitchyardError
 from providers.wire import Meter
 from router.checks import NO_AMOUNTS, Amounts
+from router.prices import Price
 from router.routing import Plan, Target
 
 
@@ -59,6 +61,8 @@ class Trace:
     """The `x-ratelimit-*` headers of its answer."""
     seconds: float | None = None
     """The caller's own deadline."""
+    prices: Callable[[Target], Price | None] | None = None
+    """What targets cost this call, whatever is reloaded meanwhile."""
     degraded: bool = False
     """Admitted while the store was away: local models only."""
 

@@ -243,6 +243,7 @@ def seen(dump: Sequence[tuple[bytes, Any]]) -> Seen:
             facts = {name: int(number) for name, number in _pairs(value)}
             for field in {name.rpartition(":")[0] for name in facts}:
                 numbers = (facts.pop(f"{field}:w"), facts.pop(f"{field}:s"), facts.pop(f"{field}:h"))
+                assert facts.pop(f"{field}:e") > numbers[0] or numbers[0] == 0
                 counters[suffix, field] = numbers
             assert not facts, facts
         elif kind == "w":

@@ -21,7 +21,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from tests.ledger import books
 from tests.ledger.books import Books, Command, Seen
-from tests.ledger.model import BUDGET, CLOCK, DONE, NOTHING, OK, PLACES, REFUSED, STALE, WINDOW, Account, Bill, Check
+from tests.ledger.model import (
+    BUDGET,
+    CLOCK,
+    DONE,
+    NEVER,
+    NOTHING,
+    OK,
+    PLACES,
+    REFUSED,
+    STALE,
+    WINDOW,
+    Account,
+    Bill,
+    Check,
+)
 
 LEASE = 30_000
 REQUESTS, TOKENS, COST = 1, 2, 3
@@ -370,8 +384,9 @@ class Ledger(RuleBasedStateMachine):
                 suffix, start, stop = f"w:{scope}:{name}", 0, 0
                 if kind.kind == BUDGET:
                     suffix = f"n:{scope}"
-                    at = max(moment, newest[len(checks)] if newest else 0)
-                    start, stop = books.window(kind.window, at, self.zone)
+                    start, stop = books.window(kind.window, moment, self.zone)
+                    if newest and newest[2 * len(checks) + 1] > moment:
+                        start, stop = newest[2 * len(checks) : 2 * len(checks) + 2]
                 checks.append(Check(kind.kind, suffix, name, amount, amounts[kind.measure], start, stop, kind.measure))
         return tuple(checks)
 
@@ -401,7 +416,7 @@ class Ledger(RuleBasedStateMachine):
         share = {"nothing": 0, "less": 40, "as held": 100, "more": 115, "much more": 300, "a free call": 0}[used]
         tokens, cost = call.tokens * share // 100, call.cost * share // 100
         if used == "nothing":
-            return replace(NOTHING, row='{"released":true}')
+            return replace(NOTHING, requests=NEVER, row='{"released":true}')
         return Bill(
             1,
             tokens,

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 OK, REFUSED, STALE, CLOCK, DONE, EXPIRED = 1, 0, 2, 4, 5, 6
 SPENT, TOO_LARGE, HELD, RATE = 1, 2, 3, 4
-PLACES = 4
+REQUESTS, PLACES = 1, 4
+NEVER = -1
 BUDGET, WINDOW = "b", "w"
 SWEPT_WITH_EACH_RESERVE = 20
 
@@ -50,7 +51,7 @@ class Bill:
     row: str = ""
 
     def used(self, measure: int) -> int:
-        return {1: self.requests, 2: self.tokens, 3: self.cost, PLACES: 0}[measure]
+        return {REQUESTS: max(self.requests, 0), 2: self.tokens, 3: self.cost, PLACES: 0}[measure]
 
 
 NOTHING = Bill()
@@ -100,8 +101,8 @@ class Account:
     records: dict[str, bytes] = field(default_factory=dict)
     holds: dict[str, Hold] = field(default_factory=dict)
     ended: dict[str, Ended] = field(default_factory=dict)
-    windows: dict[tuple[str, str], int] = field(default_factory=dict)
-    """The window each counter is in: the latest in which anything was held or charged."""
+    windows: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    """The window each counter is in, its start and end: the latest in which anything was held or charged."""
     rates: dict[str, Rate] = field(default_factory=dict)
     used: dict[str, int] = field(default_factory=dict)
     rows: int = 0
@@ -140,7 +141,7 @@ class Account:
         """Window, spent and held of each counter."""
         return {
             counter: (start, self.spent(counter, start), self.held(counter, start))
-            for counter, start in self.windows.items()
+            for counter, (start, _) in self.windows.items()
         }
 
     def usage(self) -> dict[str, Counter[str]]:
@@ -179,7 +180,7 @@ class Account:
         found = [self._look(check, now, 0 if running else check.amount) for check in checks]
         if running is None:
             if any(one.other for one in found):
-                return [CLOCK, now, *(one.window for one in found)]
+                return [CLOCK, now, *(number for one in found for number in one.window)]
             refused = [(index, one) for index, one in enumerate(found) if one.why]
             if refused:
                 index, one = max(refused, key=lambda item: (item[1].weight, -item[0]))
@@ -242,7 +243,8 @@ class Account:
         late = sorted((hold.ends, call) for call, hold in self.holds.items() if hold.ends <= now)[:most]
         for _, call in late:
             hold = self.holds.pop(call)
-            self._correct_rates(hold, hold.bill or NOTHING)
+            if hold.bill:  # else nobody knows, and what it took stays taken
+                self._correct_rates(hold, hold.bill)
             self.ended[call] = Ended(hold.hour, hold.checks, hold.bill, final=False)
             self.rows += 1
         return [len(late), now]
@@ -262,12 +264,13 @@ class Account:
     def _look(self, check: Check, now: int, amount: int) -> Found:
         if check.kind == WINDOW:
             return self._look_at_rate(check, now, amount)
-        window = self.windows.get(check.counter)
+        window, ends = self.windows.get(check.counter, (None, 0))
         spent = self.spent(check.counter, check.start) if window == check.start else 0
         held = self.held(check.counter, check.start) if window == check.start else 0
         passed = check.stop > 0 and now >= check.stop * 1000
         future = check.start * 1000 > now and window != check.start
-        other = passed or future or (window or 0) > check.start
+        goes_on = window is not None and window < check.start and ends * 1000 > now
+        other = passed or future or goes_on or (window or 0) > check.start
         reset = max(check.stop * 1000 - now, 1) if check.stop else 0
         why = retry = 0
         if amount and spent + held + amount > check.limit:
@@ -277,7 +280,9 @@ class Account:
                 why, retry = SPENT, reset
             else:
                 why, retry = HELD, 1000
-        return Found(why, spent, held, retry, max(check.limit - spent - held - amount, 0), reset, window or 0, other)
+        return Found(
+            why, spent, held, retry, max(check.limit - spent - held - amount, 0), reset, (window or 0, ends), other
+        )
 
     def _look_at_rate(self, check: Check, now: int, amount: int) -> Found:
         second = now // 1000
@@ -302,14 +307,21 @@ class Account:
     def _open(self, checks: Iterable[Check]) -> None:
         for check in checks:
             if check.kind == BUDGET:
-                self.windows[check.counter] = max(self.windows.get(check.counter, check.start), check.start)
+                known = self.windows.get(check.counter)
+                if known is None or known[0] < check.start:
+                    self.windows[check.counter] = (check.start, check.stop)
 
     def _correct_rates(self, hold: Hold, bill: Bill) -> None:
-        """What a call took too much goes back to the second in which it was taken, if that still is on record."""
+        """What a call took too much goes back to the second in which it was taken, if that still is on record. The call
+        itself stays counted, unless it was never admitted.
+        """
         for check in hold.checks:
             taken = self.rates[check.suffix].taken if check.suffix in self.rates else {}
             if check.kind == WINDOW and hold.second in taken:
-                taken[hold.second] = max(taken[hold.second] + bill.used(check.measure) - check.amount, 0)
+                used = check.amount if check.measure == REQUESTS else bill.used(check.measure)
+                if bill.requests == NEVER:
+                    used = 0
+                taken[hold.second] = max(taken[hold.second] + used - check.amount, 0)
 
 
 class Found(NamedTuple):
@@ -321,8 +333,8 @@ class Found(NamedTuple):
     retry: int
     remaining: int
     reset: int
-    window: int = 0
-    """The window the counter is in; 0 where there is none."""
+    window: tuple[int, int] = (0, 0)
+    """The window the counter is in, its start and end; 0 and 0 where there is none."""
     other: bool = False
     """Whether the window the caller reckoned with is not in force."""
 

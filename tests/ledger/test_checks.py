@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from router.checks import Amounts, Calendar, Check, checks_of, packed
+from router.checks import Amounts, Calendar, Check, Windows, checks_of, learn_windows, packed
 from router.limits import Limit
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
@@ -26,8 +26,11 @@ def one(limit: Limit, **more: Any) -> Check:
     return check
 
 
-def rows(checks: Sequence[Check], moment: float, zone: ZoneInfo = UTC, newest: Sequence[int] = ()) -> list[list[Any]]:
-    found: list[list[Any]] = msgspec.msgpack.decode(packed(checks, Amounts(10, 20, 5), Calendar(zone), moment, newest))
+def rows(
+    checks: Sequence[Check], moment: float, zone: ZoneInfo = UTC, windows: Windows | None = None
+) -> list[list[Any]]:
+    taken = packed(checks, Amounts(10, 20, 5), Calendar(zone), moment, {} if windows is None else windows)
+    found: list[list[Any]] = msgspec.msgpack.decode(taken)
     return found
 
 
@@ -53,19 +56,18 @@ def test_a_day_has_23_or_25_hours_when_clocks_change() -> None:
         assert row[6] - row[5] == hours * 3600
 
 
-def test_where_the_stores_clock_stepped_back_the_newest_window_goes_on() -> None:
-    day = [one(Limit(measure="requests", window="day", amount=5))]
-    newest = int(at("2026-11-23T00:00+00:00"))
-    (row,) = rows(day, at("2026-11-22T23:30+00:00"), newest=[newest])
-    assert (row[5], row[6]) == (newest, newest + 86400)
-
-
-def test_where_the_time_zone_was_changed_the_window_that_runs_goes_on() -> None:
-    """From Shanghai to UTC: today began at 16:00 UTC yesterday, after midnight of the day that UTC is in."""
-    day = [one(Limit(measure="requests", window="day", amount=5))]
-    began = int(at("2026-11-23T00:00+08:00"))
-    (row,) = rows(day, at("2026-11-22T20:00+00:00"), UTC, [began])
-    assert (row[5], row[6]) == (began, at("2026-11-23T00:00+00:00"))
+def test_the_window_that_the_store_is_in_goes_on_until_its_end() -> None:
+    """Its clock stepped back, or the team's time zone was changed from Shanghai to UTC: a day is not begun twice."""
+    day = one(Limit(measure="requests", window="day", amount=5))
+    total = one(Limit(measure="requests", window="total", amount=5))
+    began, ends = int(at("2026-11-23T00:00+08:00")), int(at("2026-11-24T00:00+08:00"))
+    windows: Windows = {}
+    learn_windows(windows, [total, day], [0, 0, began, ends])
+    for moment in ("2026-11-22T15:30+00:00", "2026-11-22T20:00+00:00", "2026-11-23T15:59+00:00"):
+        assert [row[5:7] for row in rows([day, total], at(moment), UTC, windows)] == [[began, ends], [0, 0]]
+    (after,) = rows([day], ends, UTC, windows)
+    assert (after[5], after[6]) == (at("2026-11-23T00:00+00:00"), at("2026-11-24T00:00+00:00"))
+    assert not windows
 
 
 @pytest.mark.parametrize(

@@ -266,12 +266,12 @@ def test_a_budget_is_full_until_the_last_millisecond_of_its_window(
     last = stop * 1000 - NOW - 1
     assert patient.reserve(last, check)[3:] == [SPENT, 10, 0, 1]
     # A caller whose clock is late is told the window that the counter is in, and reckons with the server's time.
-    assert patient.reserve(last + 1, check) == [CLOCK, stop * 1000, start]
+    assert patient.reserve(last + 1, check) == [CLOCK, stop * 1000, start, stop]
     after = books.window(name, stop, there)
     assert after[0] == stop
     following = check._replace(start=after[0], stop=after[1])
     # A caller whose clock is early neither spends tomorrow's budget nor closes today's.
-    assert patient.reserve(last, following) == [CLOCK, stop * 1000 - 1, start]
+    assert patient.reserve(last, following) == [CLOCK, stop * 1000 - 1, start, stop]
     assert patient.reserve(last + 1, following)[0] == OK
 
 
@@ -279,7 +279,7 @@ def test_a_clock_that_steps_back_over_midnight_does_not_open_yesterday_again(pat
     yesterday = budget(10, 10, "budget_day", **TODAY)
     today = yesterday._replace(start=MIDNIGHT, stop=MIDNIGHT + DAY)
     patient.reserve(UNTIL_MIDNIGHT, today, call="a")
-    assert patient.reserve(UNTIL_MIDNIGHT - 1, yesterday) == [CLOCK, MIDNIGHT * 1000 - 1, MIDNIGHT]
+    assert patient.reserve(UNTIL_MIDNIGHT - 1, yesterday) == [CLOCK, MIDNIGHT * 1000 - 1, MIDNIGHT, MIDNIGHT + DAY]
     answer = patient.reserve(UNTIL_MIDNIGHT - 1, today)
     assert answer == [REFUSED, MIDNIGHT * 1000 - 1, 0, HELD, 0, 10, 1000], "the newest window stays in force"
 
@@ -290,7 +290,8 @@ def test_all_windows_are_told_when_one_is_another(patient: Story) -> None:
     patient.reserve(0, today, month)
     checks = (budget(10, 1), rate(9), today, places(3), month)
     answer = patient.reserve(UNTIL_MIDNIGHT, *checks)
-    assert answer == [CLOCK, MIDNIGHT * 1000, 0, 0, MIDNIGHT - DAY, 0, MIDNIGHT - 18 * DAY]
+    windows = (0, 0, 0, 0, MIDNIGHT - DAY, MIDNIGHT, 0, 0, MIDNIGHT - 18 * DAY, MIDNIGHT + 12 * DAY)
+    assert answer == [CLOCK, MIDNIGHT * 1000, *windows]
 
 
 def test_a_call_that_ends_after_midnight_belongs_to_the_day_it_began(patient: Story) -> None:

@@ -29,12 +29,18 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = (
-    Mutant("a settled call keeps its places and money", "add(key, field .. ':h', -amount)", "local _ = amount"),
+    Mutant(
+        "a settled call keeps its places and money",
+        "          let_go(key, field, amount)",
+        "          local _ = amount",
+    ),
     Mutant(
         "charged twice",
-        "          add(key, field .. ':h', -amount)\n          add(key, field .. ':s', actual)",
-        "          add(key, field .. ':h', -amount)\n          add(key, field .. ':s', actual * 2)",
+        "          let_go(key, field, amount)\n          add(key, field .. ':s', actual)",
+        "          let_go(key, field, amount)\n          add(key, field .. ':s', actual * 2)",
     ),
+    Mutant("another time zone opens a window anew", " or (window < start and ends * 1000 > now)", ""),
+    Mutant("a call that ended early frees its place in the rate", "elseif measure == REQUESTS or used", "elseif used"),
     Mutant("money goes to whatever window it is", "if window == check[6] then", "if window then"),
     Mutant(
         "a new window keeps what was held in the old",
@@ -51,8 +57,8 @@ MUTANTS = (
     ),
     Mutant(
         "the end of a lease charges all that was held",
-        "local actual = measure == PLACES and 0 or used[measure] - before[measure]",
-        "local actual = measure == PLACES and 0 or (used == before and amount) or used[measure] - before[measure]",
+        "measure == PLACES and 0 or math.max(",
+        "measure == PLACES and 0 or (used == before and amount) or math.max(",
     ),
     Mutant("etags compared by their beginning", "string.sub(raw, 1, #etag + 1)", "string.sub(raw, 1, #etag) .. '\\n'"),
     Mutant("changed records are not noticed", "        stale = true", "        stale = false"),
