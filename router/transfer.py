@@ -93,6 +93,20 @@ async def export(keys: Keys, *, usage: bool = False) -> AsyncIterator[str]:
     yield _line(teams=teams, keys=total)
 
 
+async def missing(keys: Keys) -> list[str]:
+    """What an export made now may lack."""
+    teams = await keys.cabinet.team_ids()
+    running = sum(await keys.cabinet.gather([("HLEN", f"sy:{{{team}}}:holds") for team in teams]))
+    told = []
+    if running:
+        told.append(f"{running} calls are running (or were cut short): what they will cost is not in the file")
+    if keys.cabinet.store.embedded and keys.cabinet.store.server_pid is None:
+        told.append(
+            "a router runs on this store: what is spent or changed from now on is not in the file; stop it first"
+        )
+    return told
+
+
 async def _key_lines(keys: Keys, team: str) -> AsyncIterator[str]:
     ids = await keys.cabinet.key_ids(team)
     for start in range(0, len(ids), BATCH):

@@ -16,7 +16,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 @app.command("ls")
 def listing(
     q: Annotated[
-        str | None, typer.Option("--search", metavar="TEXT", help="Part of actor, action, target or result.")
+        str | None,
+        typer.Option(
+            "--search", metavar="TEXT", help="Part of actor, action, name, id, result or a field that changed."
+        ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")] = 50,
     url: UrlOption = None,
@@ -33,11 +36,14 @@ def listing(
     for entry in found:
         who = entry.get("actor", "?") + (f" from {entry['address']}" if entry.get("address") else "")
         what = [str(entry.get(name, "?")) for name in ("n", "time")]
-        rows.append([*what, who, entry.get("action", "?"), entry.get("target", "?"), _told(entry)])
+        target = entry.get("target", "?") + (f" ({entry['name']})" if entry.get("name") else "")
+        rows.append([*what, who, entry.get("action", "?"), target, _told(entry)])
     print_table(("n", "time", "who", "action", "target", "what"), rows)
 
 
 def _told(entry: dict[str, object]) -> str:
+    if entry.get("result") != "accepted" and entry.get("of") is None:
+        return str(entry.get("result", "?"))
     if entry.get("result") != "accepted":
         return f"{entry.get('result')} (entry {entry.get('of')})"
     text = json.dumps(entry.get("after") or {}, ensure_ascii=False)

@@ -6,10 +6,12 @@ from __future__ import annotations
 import asyncio
 import getpass
 import json
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 from urllib.error import HTTPError, URLError
@@ -64,7 +66,8 @@ class Desk:
         return asyncio.run(self._remotely(work) if self.url is not None else self._locally(work))
 
     def everything(self, *path: str, most: int | None = None, **query: Any) -> list[Any]:
-        """All entries of a list (at most `most`), page by page."""
+        """All entries of a list (at most `most`), page by page. Records that cannot be read are named on standard
+        error."""
 
         async def work(ask: Callable[..., Awaitable[Any]]) -> list[Any]:
             found: list[Any] = []
@@ -73,6 +76,8 @@ class Desk:
                 limit = LARGEST_PAGE if most is None else min(LARGEST_PAGE, most - len(found))
                 page = await ask("GET", *path, limit=limit, cursor=cursor, **query)
                 found += page["data"]
+                for key_id in page.get("unreadable", ()):
+                    typer.echo(f"warning: the record of key {key_id} cannot be read; it is left out here", err=True)
                 cursor = page["next"]
                 if cursor is None or (most is not None and len(found) >= most):
                     return found
@@ -95,13 +100,13 @@ class Desk:
         request = Request(self.base + path, content, headers, method=method)  # noqa: S310 - the scheme is checked above
         try:
             with urlopen(request, timeout=REMOTE_LIMIT) as answer:  # noqa: S310 - likewise
-                return json.loads(answer.read())
+                return fitting(method, path, answer.read())
         except HTTPError as error:
             with error:
                 _refused(error.code, error.read())
         except (URLError, TimeoutError, ConnectionError) as error:
             fail(f"{self.base} cannot be reached: {getattr(error, 'reason', error)}")
-        except ValueError:
+        except (ValueError, HTTPException):
             fail(f"{self.base} does not answer like a Switchyard router")
 
     async def _locally(self, work: Callable[[Callable[..., Awaitable[Any]]], Awaitable[T]]) -> T:
@@ -133,6 +138,27 @@ def local_actor() -> Any:  # router.audit.Actor: imported when it is needed
     except (OSError, KeyError):  # no such user in this container
         user = str(os.getuid())
     return Actor(f"command line {user}")
+
+
+def fitting(method: str, path: str, answer: bytes) -> Any:
+    """The JSON of an answer, if it is what the admin API answers there. Raises ValueError."""
+    from router.admin import bodies
+
+    kind, *rest = path.partition("?")[0].removeprefix("/admin/api/").split("/")
+    table: dict[tuple[str, str], Any] = {
+        ("keys", "GET"): bodies.KeyBody if rest else bodies.KeysBody,
+        ("keys", "POST"): bodies.IssuedBody
+        if rest == ["issue"]
+        else bodies.RotatedBody
+        if rest
+        else bodies.CreatedBody,
+        ("teams", "GET"): bodies.TeamBody if rest else bodies.TeamsBody,
+        ("audit", "GET"): bodies.VerdictBody if rest else bodies.AuditBody,
+    }
+    model = table.get((kind, method), bodies.TeamBody if kind == "teams" else bodies.KeyBody)
+    found = json.loads(answer)
+    model.model_validate(found)
+    return found
 
 
 def address(path: tuple[str, ...], query: Mapping[str, Any]) -> str:
@@ -188,6 +214,8 @@ async def opened(config: Path | None) -> AsyncIterator[Keys]:
 
     loaded = read_config(config)
     data_dir = Path(loaded.data_dir)
+    said = logging.getLogger("switchyard.store")
+    said.addFilter(_told_here)
     try:
         store = await open_store(loaded.redis.url.get_secret_value(), data_dir, role="command")
         try:
@@ -196,6 +224,8 @@ async def opened(config: Path | None) -> AsyncIterator[Keys]:
             keys = await open_keys(store, data_dir, environ)
             if store.problem is not None:
                 fail(store.problem)
+            for warning in store.warnings:
+                typer.echo(f"warning: {warning}", err=True)
             await migrate(keys)
             yield keys
         finally:
@@ -204,3 +234,10 @@ async def opened(config: Path | None) -> AsyncIterator[Keys]:
         fail(str(error))
     except SwitchyardError as error:
         fail(error.message, 1 if isinstance(error, StoreUnavailable) or error.status in (404, 409) else 2)
+    finally:
+        said.removeFilter(_told_here)
+
+
+def _told_here(_record: logging.LogRecord) -> bool:
+    """What a router's log has of its store, a command says itself, once."""
+    return False

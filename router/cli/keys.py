@@ -159,6 +159,8 @@ def rotate(
         return
     typer.echo(made["key"])
     until = f"works until {made['old_key_until']}" if made["old_key_until"] else "has ended"
+    if made["state"] != "active":
+        until += f", but the key is {made['state']}: no secret of it works now"
     typer.echo(f"The new secret of key '{made['name']}' ({made['id']}); the old one {until}.", err=True)
 
 

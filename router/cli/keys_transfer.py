@@ -19,16 +19,19 @@ def export(
 ) -> None:
     """Print all teams and keys, with limits and what was spent: JSON lines, for `keys import` elsewhere.
 
-    No secret is in it, but digests are: keep it as private as the store. Stop the routers first, or what is spent
-    meanwhile is missing.
+    No secret is in it, but digests are: keep it as private as the store. Stop the routers first: what running calls
+    will cost, and what changes while it is written, is not in it; standard error says when there may be such.
     """
     asyncio.run(_export(config, usage))
 
 
 async def _export(config: Path | None, usage: bool) -> None:
     from router.transfer import export as lines
+    from router.transfer import missing
 
     async with opened(config) as keys:
+        for warning in await missing(keys):
+            typer.echo(f"warning: {warning}", err=True)
         async for line in lines(keys, usage=usage):
             sys.stdout.write(line)
         sys.stdout.flush()

@@ -17,8 +17,14 @@ Table = Mapping[str, Any]
 """Parameter names, each with its annotation. None where the option was not given."""
 
 
+ONCE: Final = "once"
+"""Marks an option that may be given once: read as a list, so that a second one is seen."""
+
+
 def _text(option: str, metavar: str | None, told: str) -> Any:
-    return Annotated[str | None, typer.Option(option, metavar=metavar, help=told, show_default=False)]
+    return Annotated[
+        list[str] | None, typer.Option(option, metavar=metavar or "TEXT", help=told, show_default=False), ONCE, option
+    ]
 
 
 def _texts(option: str, metavar: str, told: str) -> Any:
@@ -83,7 +89,7 @@ def taking(*tables: Table) -> Callable[[Callable[..., None]], Callable[..., None
         at = next((number for number, part in enumerate(first) if part.name == "url"), len(first))
 
         def run(**values: Any) -> None:
-            given = {name: values.pop(name) for name in options}
+            given = {name: _single(options[name], values.pop(name)) for name in options}
             verb(**values, given=given)
 
         parameters = [*first[:at], *more, *first[at:]]
@@ -93,6 +99,14 @@ def taking(*tables: Table) -> Callable[[Callable[..., None]], Callable[..., None
         return run
 
     return wrap
+
+
+def _single(kind: Any, value: Any) -> Any:
+    if ONCE not in kind.__metadata__:
+        return value
+    if value and len(value) > 1:
+        fail(f"{kind.__metadata__[-1]} is given twice: which one counts?", 2)
+    return value[0] if value else None
 
 
 def _default(kind: Any) -> Any:

@@ -190,7 +190,7 @@ async def test_keys_are_issued_exported_and_imported_by_files(tmp_path: Path, ke
     status, out, err = await switchyard(tmp_path, "issue", "--team", "lab", "--names", str(names), "--rpm", "9", "eve")
     assert status == 0
     head, *rows = list(csv.reader(out.splitlines()))
-    assert head == ["id", "name", "key", "owner", "expires_at"]
+    assert head == ["id", "name", "key", "owner", "team", "expires_at"]
     assert [(row[1], row[3]) for row in rows] == [("ann", "'=Ann"), ("bob", ""), ("eve", "")]
     assert "3 keys for team 'lab'" in err
     names.write_text("name,rpm\nann,5x\n,5\n")
