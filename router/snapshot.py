@@ -177,6 +177,7 @@ class Snapshot:
     ) -> None:
         self.config = config
         self.providers = providers
+        self._heads = frozenset(name.lower() for name in providers)
         self._rows: Mapping[str, ModelConfig] = config.models
         self._patterns = tuple(Pattern(name) for name in config.models if "*" in name)
         self._provider_patterns = {
@@ -412,22 +413,32 @@ class Snapshot:
     def allows(self, models: tuple[str, ...], deny: tuple[str, ...], name: str) -> bool:
         """Whether patterns of a key let it use `name`: none of `deny`, and one of `models` unless that is empty.
 
-        `name` may be `provider/model`; what denies the model also denies it written that way.
+        `name` may be `provider/model`. `models` is compared with the name as it is; `deny` also with everything after
+        each `/` of it, since providers take longer spellings of one model (`models/gemini-2.5-pro` at Gemini,
+        `registry.ollama.ai/library/llama3.2:latest` at Ollama).
         """
         if len(name) > MAX_MODEL_NAME:
             return False  # no model has such a name, and it must not be remembered
         key = (models, deny, name)
         allowed = self._allowed.get(key)
         if allowed is None:
-            # Ollama takes names in any case, so a difference in case must not get around `deny`.
-            forms = {name.lower(), base_name(name)}
-            head, slash, model = name.partition("/")
-            bare = {model.lower(), base_name(model)} if slash and head in self.providers else set()
-            allowed = not _any_match(deny, forms | bare) and (not models or _any_match(models, forms))
+            allowed = not (deny and _any_match(deny, self._spellings(name))) and (
+                not models or _any_match(models, {name.lower(), base_name(name)})
+            )
             if len(self._allowed) >= ROUTE_CACHE:
                 self._allowed.clear()
             self._allowed[key] = allowed
         return allowed
+
+    def _spellings(self, name: str) -> set[str]:
+        """Every name under which a provider may know `name`: in any case, with or without `:latest`, without the
+        spaces and empty segments that some overlook, and what follows each `/`, also with the provider in front."""
+        found = {name.lower()}
+        segments = [segment for segment in "".join(name.lower().split()).split("/") if segment]
+        for start in range(len(segments)):
+            rest = "/".join(segments[start:])
+            found |= {rest, f"{segments[0]}/{rest}"} if segments[0] in self._heads else {rest}
+        return found | {form.removesuffix(":latest") for form in found}
 
 
 def _first_time(target: Target, seen: set[tuple[str, str]]) -> bool:

@@ -307,6 +307,12 @@ def test_fallback_can_be_turned_off(rights: Rights, fallback: bool) -> None:
         (Rights(deny=("gpt-4o*",)), "gpt-5", True),
         (Rights(models=("*",), deny=("*:latest",)), "llama3.2", True),
         (Rights(models=("*:latest",)), "gpt-5", False),
+        (Rights(deny=("gpt-4o*",)), "openai/models/gpt-4o-mini", False),
+        (Rights(deny=("openai/gpt-4o*",)), "openai/models/gpt-4o-mini", False),
+        (Rights(deny=("gpt-4o*",)), "openai// GPT-4o-mini", False),
+        (Rights(deny=("llama3.2",)), "openai/registry.ollama.ai/library/LLAMA3.2:Latest", False),
+        (Rights(deny=("gpt-4o*",)), "openai/models/not-gpt-4o", True),
+        (Rights(models=("gpt-4o*",)), "openai/models/gpt-4o-mini", False),
     ],
 )
 def test_names_a_key_may_use(rights: Rights, asked: str, allowed: bool) -> None:
