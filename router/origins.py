@@ -3,14 +3,14 @@ new, does not."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from providers.errors import StoreUnavailable
 from router.cabinet import BATCH, Cabinet
-from router.records import DEFAULT_TEAM, decode_key
+from router.records import DEFAULT_TEAM, Record, TeamRecord, decode_key, decode_team, team_name
 
 SLACK: Final = 60
 """Seconds that clocks of routers may differ."""
@@ -30,15 +30,16 @@ class Origins:
     async def read(cls, cabinet: Cabinet) -> Origins:
         """To be read before the log: entries come before what they tell of. Raises StoreUnavailable."""
         found: dict[str, int] = {}
-        for team in await cabinet.teams():
-            if team.id != DEFAULT_TEAM:  # it is made without an entry
-                found[f"team {team.id}"] = team.created
-            ids = await cabinet.key_ids(team.id)
+        for team in await cabinet.team_ids():
+            raw = await cabinet.raw(team_name(team))
+            if raw is not None and team != DEFAULT_TEAM:  # that one is made without an entry
+                found[f"team {team}"] = _created(raw, decode_team)
+            ids = await cabinet.key_ids(team)
             for start in range(0, len(ids), BATCH):
                 batch = ids[start : start + BATCH]
-                for key_id, raw in zip(batch, await cabinet.keys(team.id, batch), strict=True):
+                for key_id, raw in zip(batch, await cabinet.keys(team, batch), strict=True):
                     if raw is not None:
-                        found[f"key {key_id}"] = _created(raw)
+                        found[f"key {key_id}"] = _created(raw, decode_key)
         return cls(found)
 
     def add(self, entry: Mapping[str, Any] | None) -> None:
@@ -66,9 +67,9 @@ class Origins:
         return f"{len(missing)} keys or teams were made without an entry ({some}): the log was emptied or replaced"
 
 
-def _created(raw: bytes) -> int:
+def _created(raw: bytes, decode: Callable[[bytes], Record | TeamRecord]) -> int:
     try:
-        return decode_key(raw).created
+        return decode(raw).created
     except StoreUnavailable:  # unreadable: whether it came from elsewhere cannot be known
         return 0
 

@@ -91,7 +91,11 @@ class Desk:
         return await work(ask)
 
     def _send(self, method: str, path: str, body: Any) -> Any:
-        if urlsplit(self.url or "").scheme not in ("http", "https"):
+        try:
+            scheme = urlsplit(self.url or "").scheme
+        except ValueError:
+            scheme = ""
+        if scheme not in ("http", "https"):
             fail("--url is the router's address, such as http://gpu:8080", 2)
         if not self.token:
             fail("set SWITCHYARD_ADMIN_TOKEN to the router's admin token (or a key with the admin right)", 2)

@@ -15,7 +15,7 @@ from providers.errors import InvalidRequest, StoreUnavailable
 from router.audit import Actor, Audit
 from router.changes import TeamChange
 from router.keys import Change, Conflict, Keys, open_keys
-from router.records import AUDIT, AUDIT_END, AUDIT_HEAD
+from router.records import AUDIT, AUDIT_END, AUDIT_HEAD, team_name
 from router.store import Store, open_store
 
 PEPPER = b"the pepper of these tests"
@@ -327,3 +327,9 @@ async def test_reading_is_paged_and_searched(keys: Keys) -> None:
     entries, _ = await keys.audit.entries(q="t3")
     assert [entry["target"] for entry in entries] == ["t3"]
     assert (await keys.audit.entries(q="%"))[0] == []
+
+
+async def test_a_team_that_cannot_be_read_does_not_stop_the_examination(keys: Keys, store: Store) -> None:
+    made = await keys.make(Change(name="k", team="web"))
+    await store.run("SET", team_name(made.key.team), b"?")
+    assert (await keys.audit.verify()).ok

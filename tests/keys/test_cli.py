@@ -90,6 +90,7 @@ async def test_keys_of_a_running_router_take_effect_at_once(
         (("ls", "--state", "gone"), 2, "state"),
         (("ls", "--team", "nobody"), 1, "no team 'nobody'"),
         (("ls", "--url", "ftp://x"), 2, "http://"),
+        (("ls", "--url", "http://[::1"), 2, "http://"),
         (("ls", "--url", "http://127.0.0.1:9"), 2, "SWITCHYARD_ADMIN_TOKEN"),
         (("ls", "--url", "http://127.0.0.1:9", "--token", "t"), 1, "cannot be reached"),
     ],
