@@ -284,7 +284,7 @@ PROFILES: Final[Mapping[str, Profile]] = {
     # https://openrouter.ai/docs
     "openrouter": Profile(
         Quirks(
-            drop=frozenset({"store", "metadata", "service_tier"}),
+            drop=frozenset({"store", "metadata", "service_tier", "transforms", "debug", "trace"}),
             stream_usage="always",
             reasoning_in="reasoning",
             embedding_base64=True,

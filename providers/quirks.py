@@ -36,6 +36,10 @@ ReasoningIn = Literal[
 class Quirks(Struct, frozen=True, kw_only=True):
     """Every default is what OpenAI does, but for `developer`, which next to nobody else knows."""
 
+    refuse: frozenset[str] = frozenset({"models", "fallbacks", "route", "provider", "plugins", "preset"})
+    """Top-level fields that are refused: by them a gateway (OpenRouter, litellm's proxy) lets another model answer,
+    or does paid work beside it, past a key's rights, prices and budget.
+    https://openrouter.ai/docs/api-reference/overview, https://docs.litellm.ai/docs/proxy/reliability"""
     drop: frozenset[str] = frozenset()
     """Top-level fields never sent: the answer is the same without them."""
     drop_translated: frozenset[str] = frozenset()
@@ -189,8 +193,15 @@ def patch_reasoning(body: dict[str, Any], call: Call, quirks: Quirks, translated
         body.update(write(call.reasoning, quirks))
 
 
+def _refuse(body: dict[str, Any], quirks: Quirks) -> None:
+    if not quirks.refuse.isdisjoint(body):
+        name = min(quirks.refuse & body.keys())
+        raise UnsupportedFeature(f"{name} is not passed on: it decides what answers and what it costs", param=name)
+
+
 def patch_fields(body: dict[str, Any], call: Call, quirks: Quirks) -> None:
     """Top-level members: names, bounds and what is dropped."""
+    _refuse(body, quirks)
     for name in quirks.drop & body.keys():
         if name == "n" and body["n"] != 1:
             raise UnsupportedFeature("this provider gives one choice a call", param="n")
@@ -361,6 +372,7 @@ def patch_embeddings(body: dict[str, Any], call: Call, quirks: Quirks) -> None:
         raise UnsupportedFeature(
             f"this provider takes at most {limit} input{'s' if limit > 1 else ''} a call", param="input"
         )
+    _refuse(body, quirks)
     if not quirks.embedding_base64:
         body["encoding_format"] = "float"
     for name in quirks.drop & body.keys():

@@ -9,7 +9,7 @@ known to nobody before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -52,6 +52,24 @@ LIKELY_MESSAGE_TOKENS: Final = 4
 LIKELY_IMAGE_TOKENS: Final = 1_100
 """1,105 for 1024 x 2048 pixels at gpt-4o, 1,120 at Gemini 3: the pages above."""
 LIKELY_MEDIA_BYTES: Final = 250
+
+_COUNTED: Final = frozenset(
+    {"messages", "prompt", "suffix", "input", "system", "images", "context"}  # by `Needs`, and by name here
+    | {"model", "logit_bias", "stop", "stream_options", "modalities", "options", "keep_alive", "encoding_format"}
+    | {"service_tier", "reasoning_effort", "verbosity"}
+)
+"""Members of a body that are counted as what they are, or that say nothing to the model."""
+_OF_MESSAGE: Final = {
+    "openai": frozenset({"role", "content", "name", "refusal", "tool_calls", "tool_call_id", "function_call"})
+    | {"reasoning_content", "reasoning", "encrypted_content"},
+    "ollama": frozenset({"role", "content", "images", "tool_calls", "thinking"}),
+}
+_OF_PART: Final = {
+    "image_url": frozenset({"url", "detail"}),
+    "video_url": frozenset({"url"}),
+    "input_audio": frozenset({"data", "format"}),
+    "file": frozenset({"file_data", "file_id", "file_url"}),
+}
 
 APART: Final = frozenset({"doubao", "qwen"})
 """Vendors whose `max_tokens` leaves reasoning out. Ark: https://www.volcengine.com/docs/82379/1494384; Qwen:
@@ -119,7 +137,13 @@ def _prompt_of(text: int, call: Call, attempt: Attempt | None) -> int:
 
 def _text_bound(call: Call) -> int:
     needs = call.needs
-    total = needs.prompt_bytes + needs.hidden_bytes + CALL_TOKENS + MESSAGE_TOKENS * (len(call.messages) + 1)
+    total = (
+        _beyond(call)
+        + needs.prompt_bytes
+        + needs.hidden_bytes
+        + CALL_TOKENS
+        + MESSAGE_TOKENS * (len(call.messages) + 1)
+    )
     if call.kind == "embed":
         return total + MESSAGE_TOKENS * len(call.inputs)
     if needs.media_bytes:
@@ -127,15 +151,82 @@ def _text_bound(call: Call) -> int:
     if needs.unseen:
         total += needs.unseen * UNSEEN_TOKENS
     if call.tools:
-        total += TOOLS_TOKENS + TOOL_TOKENS * len(call.tools) + _tool_bytes(call)
+        total += TOOLS_TOKENS + TOOL_TOKENS * len(call.tools)
+        total += 0 if "tools" in call.raw or "functions" in call.raw else _tool_bytes(call)
     if needs.hidden_bytes:
         total += TOOL_TOKENS * sum(len(message.parts) for message in call.messages)
-    if call.response_format is not None:
+    if call.response_format is not None and "response_format" not in call.raw and "format" not in call.raw:
         total += _json_bytes(call.response_format.schema) + len(call.response_format.description or "") * 4
     if call.op == "generate":
         earlier = call.raw.get("context")
         total += len(earlier) if isinstance(earlier, list) else 0
     return total
+
+
+def _beyond(call: Call) -> int:
+    """JSON bytes of what else goes upstream in a client's body: tools and schemas as they came (a tool that
+    `allowed_tools` leaves out is sent all the same), metadata, fields that only some servers know, and such fields
+    inside messages and their parts."""
+    raw = call.raw
+    total = 0
+    for name, value in raw.items():
+        if type(value) in _LONG and name not in _COUNTED:
+            total += _json_bytes(value)
+    messages = raw.get("messages")
+    known = _OF_MESSAGE.get(call.wire)
+    if known is None or type(messages) is not list:
+        return total
+    for message in messages:
+        if type(message) is not dict:
+            continue
+        if not message.keys() <= known:
+            total += _rest(message, known)
+        content = message.get("content")
+        if type(content) is list:
+            total += sum(_part_beyond(part) for part in content)
+        calls = message.get("tool_calls")
+        if type(calls) is list:
+            total += sum(_call_beyond(one) for one in calls)
+        for name in ("reasoning_content", "reasoning"):
+            if type(message.get(name)) in (dict, list):
+                total += _json_bytes(message[name])
+    return total
+
+
+_LONG: Final = frozenset({str, dict, list})
+
+
+def _rest(value: Mapping[str, Any], known: frozenset[str]) -> int:
+    return _json_bytes({name: item for name, item in value.items() if name not in known})
+
+
+def _part_beyond(part: Any) -> int:
+    if type(part) is not dict:
+        return 0
+    kind = part.get("type")
+    spec = part.get(kind) if type(kind) is str else None
+    if kind in _OF_PART:
+        total = _rest(spec, _OF_PART[kind]) if type(spec) is dict and not spec.keys() <= _OF_PART[kind] else 0
+    else:
+        total = 0 if type(spec) is str else _json_bytes(spec)
+    if len(part) > 2:
+        total += _rest(part, frozenset({"type", str(kind)}))
+    return total
+
+
+def _call_beyond(call: Any) -> int:
+    """Of one tool call in the history."""
+    if type(call) is not dict:
+        return 0
+    spec = call.get("function", call.get("custom"))
+    total = 0 if call.keys() <= _OF_CALL else _rest(call, _OF_CALL)
+    if type(spec) is dict and not spec.keys() <= _OF_FUNCTION:
+        total += _rest(spec, _OF_FUNCTION)
+    return total
+
+
+_OF_CALL: Final = frozenset({"id", "type", "index", "function", "custom"})
+_OF_FUNCTION: Final = frozenset({"name", "arguments", "input"})
 
 
 def _tool_bytes(call: Call) -> int:
@@ -179,6 +270,9 @@ def output_bound(call: Call, attempt: Attempt, price: Price | None) -> int:
         best_of = call.raw.get("best_of")
         if type(best_of) is int and best_of > answers:
             answers = best_of
+    prediction = call.raw.get("prediction")
+    if prediction is not None:
+        each += _json_bytes(prediction)  # what of it is not accepted is billed as output all the same
     return each * answers
 
 

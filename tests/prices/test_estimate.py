@@ -148,7 +148,15 @@ SCHEMA = {
     "type": "json_schema",
     "json_schema": {"name": "x", "schema": {"type": "object", "description": "d" * 500}},
 }
-IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+IMAGE: dict[str, Any] = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+LONG = "a" * 3000
+
+
+def said(**fields: Any) -> Call:
+    """A conversation with these fields on the assistant's turn."""
+    turn = {"role": "assistant", "content": "ok", **fields}
+    return wire("openai").read_call("chat", {"model": "m", "messages": [{"role": "user", "content": "hi"}, turn]})
 
 
 @pytest.mark.parametrize(
@@ -173,6 +181,34 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw
             wire("openai").read_call("completions", {"model": "m", "prompt": "a" * 50, "suffix": "b" * 700}),
             750,
             id="a suffix",
+        ),
+        *(
+            pytest.param(chat("hi", **{name: value}), 3000, id=name)  # type: ignore[arg-type]  # never `dialect`
+            for name, value in {
+                "documents": [{"text": LONG}],
+                "prediction": {"type": "content", "content": LONG},
+                "guided_json": {"description": LONG},
+                "guided_regex": LONG,
+            }.items()
+        ),
+        pytest.param(chat("hi", metadata={str(n): "x" * 500 for n in range(8)}), 3000, id="metadata"),
+        pytest.param(chat([{"type": "text", "text": "hi", "note": LONG}]), 3000, id="beside a part"),
+        pytest.param(chat([{**IMAGE, "image_url": {**IMAGE["image_url"], "note": LONG}}]), 19_384, id="in a part"),
+        pytest.param(said(note=LONG), 3000, id="beside a message"),
+        pytest.param(said(reasoning_details=[{"text": LONG}]), 3000, id="reasoning details"),
+        pytest.param(said(reasoning_content=[LONG]), 3000, id="reasoning in an unknown form"),
+        pytest.param(
+            said(tool_calls=[{"id": "a", "type": "function", "function": {"name": "f", "note": LONG}, "more": LONG}]),
+            6000,
+            id="in a tool call",
+        ),
+        pytest.param(
+            chat("hi", tools=[{"type": "function", "function": {"name": "f", "note": LONG}}]), 3000, id="in a tool"
+        ),
+        pytest.param(
+            wire("ollama").read_call("generate", {"model": "m", "prompt": "hi", "template": LONG}),
+            3000,
+            id="a template",
         ),
     ],
 )
@@ -267,6 +303,11 @@ def test_text_tokens(text: str, tokens: int) -> None:
 )
 def test_the_longest_answer(tmp_path: Path, call: Call, known: dict[str, int], price: Price | None, most: int) -> None:
     assert output_bound(call, Bench(tmp_path).attempt("openai", "m", **known), price) == most
+
+
+def test_a_prediction_may_be_billed_as_output(tmp_path: Path) -> None:
+    call = chat(max_tokens=50, n=2, prediction={"type": "content", "content": LONG})
+    assert output_bound(call, Bench(tmp_path).attempt("openai", "m"), None) >= 2 * (50 + 3000)
 
 
 def test_reasoning_apart_from_max_tokens_is_reserved_too(tmp_path: Path) -> None:

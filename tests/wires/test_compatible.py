@@ -162,6 +162,34 @@ def test_what_cannot_be_said_names_the_field() -> None:
     assert caught.value.param == "tools[0].function.name"
 
 
+@pytest.mark.parametrize("profile", [None, "openrouter", "vllm"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("models", ["anthropic/claude-opus-4"]),
+        ("fallbacks", ["b"]),
+        ("route", "fallback"),
+        ("provider", {"order": ["a"]}),
+        ("plugins", [{"id": "web"}]),
+        ("preset", "mine"),
+    ],
+)
+def test_what_lets_another_model_answer_is_refused(profile: str | None, name: str, value: Any) -> None:
+    with pytest.raises(UnsupportedFeature) as caught:
+        compatible(profile).request(chat(**{name: value}), "m", None)
+    assert caught.value.param == name
+    call = WIRE.read_call("embeddings", {"model": "m", "input": "hi", name: value})
+    with pytest.raises(UnsupportedFeature) as caught:
+        compatible(profile).request(call, "m", None)
+    assert caught.value.param == name
+    own = make_vendor({"refuse": []})
+    assert orjson.loads(own.request(chat(**{name: value}), "m", None).body)[name] == value
+
+
+def test_openrouter_gets_no_transforms() -> None:
+    assert b"transforms" not in compatible("openrouter").request(chat(transforms=["middle-out"]), "m", None).body
+
+
 @pytest.mark.parametrize(
     ("given", "sent"),
     [
