@@ -101,10 +101,12 @@ class Ledger:
         yuan_per_dollar: Callable[[], float] = lambda: 7.0,
         providers: Callable[[], Iterable[str]] = tuple,
         decided: Callable[[float], object] = bool,
+        overshot: Callable[[], object] = bool,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`providers()`: the names of those with shared limits. `decided` is told the seconds of every decision."""
+        """`providers()`: the names of those with shared limits. `decided` is told the seconds of every decision,
+        `overshot` of calls that used more than they held."""
         self._store = store
         self._keys = keys
         self._clock = clock
@@ -112,6 +114,7 @@ class Ledger:
         self._yuan_per_dollar = yuan_per_dollar
         self._providers = providers
         self._decided = decided
+        self._overshot = overshot
         self._loop = asyncio.get_running_loop()
         self.links = Links(store)
         self.memory = Memory(self.links, monotonic)
@@ -129,8 +132,6 @@ class Ledger:
         self._closed = False
         self.settled_twice = 0
         """Calls that were settled more than once: a bug of the caller's, without effect here."""
-        self.overshoots = 0
-        """Calls that used more than they held."""
 
     # --- the calls' side
 
@@ -191,7 +192,7 @@ class Ledger:
         if not hold.reserved:
             self._outage -= 1
         elif bill.cost > hold.amounts.cost or bill.tokens > hold.amounts.tokens > 0:
-            self.overshoots += 1
+            self._overshot()
         key_id = hold.known.key.id if hold.known is not None else ""
         self._send(hold, self.bill(hold, bill), key_id)
 

@@ -61,10 +61,12 @@ class Metrics:
         self._read: list[tuple[Gauge, Callable[[], float]]] = []
 
         def counter(name: str, text: str, *labels: str) -> _Children:
-            return _Children(Counter(f"switchyard_{name}", text, labels, registry=registry), collecting)
+            with collecting():  # one without labels has its value from here on
+                made = Counter(f"switchyard_{name}", text, labels, registry=registry)
+            return _Children(made, collecting)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> _Children:
-            with collecting():  # one without labels has its values from here on
+            with collecting():
                 made = Histogram(f"switchyard_{name}", text, labels, buckets=buckets, registry=registry)
             return _Children(made, collecting)
 
@@ -75,6 +77,9 @@ class Metrics:
         self._disconnects = counter("client_disconnects", "Calls whose client left before the end.", "dialect")
         self._refusals = counter("quota_refusals", "Calls refused by a limit of a key or team.", "limit", "scope")
         self._settlements = counter("settlements", "Calls settled, by what is known of their usage.", "mark")
+        self.overshot: Callable[[], None] = (
+            counter("quota_overshoots", "Calls that used more than they had held.").of().inc
+        )
         decision = histogram(
             "store_decision_seconds", "Time until a call was admitted or refused by the store.", OVERHEAD
         )

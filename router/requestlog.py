@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -31,6 +33,8 @@ class RequestLog:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._enabled = enabled
+        self._shared = _is_pipe(fd)
+        """Other processes may write to it too: only short writes are whole there."""
         self._torn = False
         """The last line was cut: the next one begins on a line of its own."""
 
@@ -66,9 +70,10 @@ class RequestLog:
 
     def _flush(self) -> None:
         while self._lines:
-            batch = [self._lines.popleft() for _ in range(min(len(self._lines), 200))]
-            if not self._put(b"".join(map(_encoded, batch))):
-                self.dropped += len(batch)
+            batch = [_encoded(self._lines.popleft()) for _ in range(min(len(self._lines), 200))]
+            for some in _pieces(batch) if self._shared else (batch,):
+                if not self._put(b"".join(some)):
+                    self.dropped += len(some)
 
     def _put(self, data: bytes) -> bool:
         """False when the sink takes no more (closed pipe, full disk, a reader that stopped): inference goes on, the
@@ -91,6 +96,27 @@ class RequestLog:
 
 
 _LINE_END = 0x0A
+
+
+def _is_pipe(fd: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(fd).st_mode)
+    except OSError:
+        return False
+
+
+def _pieces(lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Lines in writes that a pipe takes whole (POSIX: up to PIPE_BUF bytes), so that those of several workers do not
+    mix."""
+    some: list[bytes] = []
+    size = 0
+    for line in lines:
+        if some and size + len(line) > select.PIPE_BUF:
+            yield some
+            some, size = [], 0
+        some.append(line)
+        size += len(line)
+    yield some
 
 
 def _encoded(line: Mapping[str, Any]) -> bytes:

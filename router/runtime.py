@@ -158,6 +158,7 @@ class Runtime:
             yuan_per_dollar=lambda: self.config.prices.usd_cny,
             providers=lambda: [name for name, row in self.snapshot.providers.items() if row.limits],
             decided=self.metrics.decided,
+            overshot=self.metrics.overshot,
         )
         undo.push_async_callback(self.ledger.close)
         undo.push_async_callback(self.http.close)
@@ -431,6 +432,11 @@ class Runtime:
         )  # fmt: skip
         gauge("store_up", "1 when the store answers.", lambda: 1.0 if self.ledger.links.up else 0.0, "min")
         gauge("journal_entries", "Settlements that wait for the store.", lambda: len(self.ledger.journal))
+        gauge(
+            "journal_lost",
+            "Settlements of earlier runs that could not be sent any more.",
+            lambda: self.ledger.journal.lost,
+        )
         gauge("holds", "Calls that hold a part of a quota.", lambda: len(self.ledger.live))
         gauge("queued_calls", "Calls that wait for a place at a provider.", lambda: sum(self.engine.queued().values()))
 

@@ -171,3 +171,37 @@ def test_after_a_torn_line_the_next_one_is_whole() -> None:
     assert json.loads(seen.split(b"\n")[1]) == {"n": 2}
     os.close(reader)
     os.close(writer)
+
+
+def test_lines_of_several_workers_in_one_pipe_stay_whole() -> None:
+    """What a pipe takes in one piece is bounded: longer writes of two processes mix."""
+    reader, writer = os.pipe()
+    try:
+        # Small, so that writes block in their middle.
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        logs = [RequestLog(writer) for _ in range(2)]
+        got: list[bytes] = []
+
+        def read() -> None:
+            while data := os.read(reader, 1000):
+                got.append(data)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        for log in logs:
+            for number in range(2000):
+                log.write({"n": number, "filler": "x" * (number % 400)})
+        for log in logs:
+            log.start()
+        for log in logs:
+            log.stop()
+        os.close(writer)
+        writer = -1
+        thread.join(10)
+        found = lines_of(b"".join(got))
+        assert len(found) == 4000
+        assert sum(line["n"] for line in found) == 2 * sum(range(2000))
+    finally:
+        os.close(reader)
+        if writer >= 0:
+            os.close(writer)
