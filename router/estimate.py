@@ -98,6 +98,7 @@ def bound(call: Call, attempts: Sequence[Attempt], price: Callable[[Target], Pri
     took it may be billed for its prompt, so those before the one that answers count with theirs."""
     text = _text_bound(call)
     percent = percent_of(call.raw.get("service_tier"))
+    answers = 0 if call.kind == "embed" else _answers(call)
     most = longest = tokens = cost = before_tokens = before_cost = 0
     unpriced = False
     costs: list[int | None] = []
@@ -113,7 +114,7 @@ def bound(call: Call, attempts: Sequence[Attempt], price: Callable[[Target], Pri
             costs.append(None)
             cost = max(cost, before_cost)
             continue
-        own = -(-known.bound(prompt, output) * percent // 100)
+        own = -(-known.bound(prompt, output, answers) * percent // 100)
         costs.append(own)
         cost = max(cost, before_cost + own)
         before_cost += -(-known.bound(prompt, 0) * percent // 100)
@@ -265,15 +266,20 @@ def output_bound(call: Call, attempt: Attempt, price: Price | None) -> int:
         each = asked + limit
     else:
         each = asked if longest is None else min(asked, longest)
+    prediction = call.raw.get("prediction")
+    if prediction is not None:
+        each += _json_bytes(prediction)  # what of it is not accepted is billed as output all the same
+    return each * _answers(call)
+
+
+def _answers(call: Call) -> int:
+    """How many answers are made."""
     answers = call.sampling.n
     if call.kind == "text":
         best_of = call.raw.get("best_of")
         if type(best_of) is int and best_of > answers:
-            answers = best_of
-    prediction = call.raw.get("prediction")
-    if prediction is not None:
-        each += _json_bytes(prediction)  # what of it is not accepted is billed as output all the same
-    return each * answers
+            return best_of
+    return answers
 
 
 def text_tokens(chars: int, wide: int) -> int:

@@ -16,6 +16,9 @@ from router.config import Config, ConfigErrors, Int, Number, Problem, Settings, 
 from router.config_check import KeyOf, place_of, read_text, validate
 from router.config_yaml import KeyPath, read
 
+IMAGES: Final = 4
+"""Images in one answer at most, unless its price says another number. Models that draw in chats give one, seldom a few
+(https://ai.google.dev/gemini-api/docs/image-generation); settlement charges what came."""
 PACKAGE: Final = Path(__file__).resolve().parent
 _SPAN: Final = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]-(?:(?:[01][0-9]|2[0-3]):[0-5][0-9]|24:00)")
 
@@ -83,6 +86,7 @@ class PriceRow(RateRow):
     also: Texts = ()
     image: Amount = 0
     image_tokens: Annotated[Int, Field(ge=0)] = 0
+    max_images: Annotated[Int, Field(ge=1, le=64)] = IMAGES
     call: Amount = 0
     tiers: Annotated[tuple[TierRow, ...], Field(strict=False)] = ()
     off_peak: OffPeakRow | None = None

@@ -22,7 +22,7 @@ from providers.events import Usage
 from router import price_data
 from router.config import Config
 from router.patterns import Pattern
-from router.price_file import Group, OffPeakRow, PriceRow, RateRow, TierRow, groups_of
+from router.price_file import IMAGES, Group, OffPeakRow, PriceRow, RateRow, TierRow, groups_of
 from router.provider import Provider
 
 MILLION: Final = 1_000_000
@@ -57,6 +57,8 @@ class Price(Rates, frozen=True, kw_only=True):
     """Micro-USD for each image made."""
     image_tokens: int = 0
     """Tokens that the vendor counts as output for such an image: paid by `image`, not by `output`."""
+    max_images: int = IMAGES
+    """Images that one answer has at most, where each costs `image`."""
     call: int = 0
     """Micro-USD for each call."""
     source: str = ""
@@ -96,15 +98,15 @@ class Price(Rates, frozen=True, kw_only=True):
             dear += (rates.reasoning - rates.output) * min(usage.reasoning, output)
         return -(-dear // MILLION) + self.call + images_out * self.image
 
-    def bound(self, prompt_tokens: int, output_tokens: int) -> int:
-        """Micro-USD that a call with at most so many tokens can cost: the dearest tier it may reach, nothing cached,
-        everything written to the cache, all of the answer reasoning or images, whichever costs more."""
+    def bound(self, prompt_tokens: int, output_tokens: int, answers: int = 0) -> int:
+        """Micro-USD that a call with at most so many tokens and answers can cost: the dearest tier it may reach,
+        nothing cached, everything written to the cache, all of the answer reasoning or images, whichever costs more,
+        and `max_images` in each answer."""
         dearest = _dearest(self, self, prompt_tokens, output_tokens)
         for tier in self.tiers:
             if prompt_tokens > tier.above and (output_tokens > tier.output_above or not tier.output_above):
                 dearest = max(dearest, _dearest(self, tier, prompt_tokens, output_tokens))
-        extra = self.image if self.image and not self.image_tokens else 0
-        return -(-dearest // MILLION) + self.call + extra
+        return -(-dearest // MILLION) + self.call + self.image * self.max_images * answers
 
     @property
     def free(self) -> bool:
@@ -307,6 +309,7 @@ def _entries(group: Group, own: bool, name: str, row: PriceRow, usd_cny: Decimal
         tiers=tuple(_tier(tier, row, divisor) for tier in row.tiers),
         image=_micro(row.image, divisor) or 0,
         image_tokens=row.image_tokens,
+        max_images=row.max_images,
         call=_micro(row.call, divisor) or 0,
         source=row.source or group.source,
         looked_at=row.looked_at or group.looked_at,

@@ -7,7 +7,7 @@
 | answer broken off after it began | the larger of counted and reported | estimated |
 | client left before the answer's end | the same; before the first content: the prompt | aborted |
 | client left before a provider was asked | none | measured |
-| provider refused, or its answer is an error and nothing else | none | measured |
+| provider refused, or its answer is an error without any reported usage | none | measured |
 | provider out of reach, no place free, connection lost before an answer began | none | measured |
 | provider took the call, then failed or kept silent to a deadline | what it said, at least the prompt | estimated |
 | embeddings | the prompt, never any output | as above |
@@ -24,7 +24,10 @@ results of their own), an output beyond OUTPUT_FACTOR times the output's bound p
 fewer tokens than one for each BYTES_PER_TOKEN bytes that came. An input of 0 is missing, an output of 0 is missing
 where content came.
 
-`requests` is 1 when something was answered, delivered, or cut off by the client while a provider worked; else 0.
+An attempt that was not the one that answered is charged at most the bound of its prompt, in tokens and in money, since
+that is what the call's hold has for it: such a provider's word on output that nobody got counts no further.
+
+`requests` is 1 when something was answered, or anything is charged; else 0.
 """
 
 from __future__ import annotations
@@ -129,7 +132,7 @@ def settle(trace: Trace, price: PriceOf, *, metered: bool = True) -> Bill:
     elif not exact:
         mark = "estimated"
     usage = _summed(parts)
-    requests = 1 if answered or (left and parts) else 0
+    requests = 1 if answered or parts else 0
     metrics = {
         "calls": 1,
         "errors": failed and not left,
@@ -187,16 +190,48 @@ def _part(call: Call, trace: Trace, record: AttemptRecord, price: PriceOf) -> Pa
             return None
         if status is None and record.outcome not in SILENT:
             return None
-        if record.outcome in REFUSED and not meter.frames:
+        if record.outcome in REFUSED and not meter.frames and not _told(meter):
             return None
     known = price(record.target)
     if known is None and meter.model and meter.model != record.target.model:
         known = price(Target(record.target.provider, meter.model))  # an endpoint of Ark names its model only now
     usage, exact = _usage(call, trace, record, meter, known, winner and _complete(trace, record))
+    most = 0
+    if not winner:
+        most = prompt_bound(call, _attempt(trace, record.target))
+        usage = _within(usage, most)
     images = meter.images
     percent = percent_of(call.raw.get("service_tier"))
-    cost = -(-known.cost(usage, images) * percent // 100) if known is not None else 0
+    cost = 0
+    if known is not None:
+        cost = known.cost(usage, images)
+        if not winner:
+            cost = min(cost, known.bound(most, 0))
+        cost = -(-cost * percent // 100)
     return Part(record.target, usage, images, cost, known is None, exact)
+
+
+def _told(meter: Meter) -> bool:
+    """The provider reported tokens."""
+    usage = meter.usage
+    return usage is not None and ((usage.input or 0) > 0 or (usage.output or 0) > 0)
+
+
+def _within(usage: Usage, most: int) -> Usage:
+    """The same with at most so many tokens of prompt and answer together."""
+    prompt, output = usage.input or 0, usage.output or 0
+    if prompt + output <= most:
+        return usage
+    prompt = min(prompt, most)
+    output = min(output, most - prompt)
+    return Usage(
+        prompt,
+        output,
+        _inside(usage.cached, prompt),
+        _inside(usage.cache_write, prompt),
+        _inside(usage.reasoning, output),
+        usage.media,
+    )
 
 
 def _complete(trace: Trace, record: AttemptRecord | None) -> bool:

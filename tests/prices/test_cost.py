@@ -143,6 +143,14 @@ def test_images_are_paid_by_number_and_not_by_their_tokens_too() -> None:
     assert Price(image=40_000).cost(Usage(), images_out=3) == 120_000
 
 
+def test_images_are_reserved_for_every_answer() -> None:
+    assert Price(image=40_000).bound(10, 10, 3) == 3 * 4 * 40_000
+    assert Price(image=40_000, max_images=1).bound(10, 10, 3) == 3 * 40_000
+    assert Price(image=40_000).bound(10, 0) == 0
+    counted = Price(output=2_500_000, image=39_000, image_tokens=1290)
+    assert counted.bound(0, 10, 1) >= counted.cost(Usage(0, 10), images_out=4)
+
+
 def test_a_call_has_a_price_of_its_own() -> None:
     assert Price(call=5000).cost(Usage()) == 5000
     assert not Price(call=5000).free

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from providers.errors import Broken, Overloaded, RateLimited
 from providers.events import Usage
 from providers.wire import Meter
-from router.estimate import bound, prompt_estimate, text_tokens
+from router.estimate import bound, prompt_bound, prompt_estimate, text_tokens
 from router.prices import Price
 from router.settlement import Bill, settle, so_far
 from router.snapshot import Target
@@ -24,6 +24,7 @@ PRICE = Price(input=1_000_000, output=10_000_000, cached=100_000, reasoning=20_0
 """A micro-dollar for a token of the prompt, ten for one of the answer."""
 TEXT = "What is the capital of Portugal, and why is it not Porto?"
 PROMPT = prompt_estimate(chat(TEXT))
+BOUND = prompt_bound(chat(TEXT))
 SAID = "Lisbon. " * 40
 COUNTED = text_tokens(len(SAID), 0)
 
@@ -187,6 +188,12 @@ FAILED = [
     pytest.param("timeout", None, {}, (PROMPT, 0), id="silence"),
     pytest.param("broken", 200, {}, (PROMPT, 0), id="garbage"),
     pytest.param("broken", 200, {"meter": meter(finish=None, usage=Usage(33, 7))}, (33, 7), id="garbage with usage"),
+    pytest.param("unavailable", 200, {"meter": meter(finish=None, usage=Usage(33, 7))}, (33, 7), id="usage, an error"),
+    pytest.param("unavailable", 500, {"meter": meter(finish=None, usage=Usage(33, 7))}, None, id="500 with usage"),
+    pytest.param(
+        "broken", 200, {"meter": meter(finish=None, usage=Usage(33, 10**5))}, (33, BOUND - 33), id="much output"
+    ),
+    pytest.param("broken", 200, {"meter": meter(finish=None, usage=Usage(10**5, 7))}, (BOUND, 0), id="a long prompt"),
 ]
 
 
@@ -196,7 +203,7 @@ def test_an_attempt_that_failed(
 ) -> None:
     record = attempt(bench.target("openai", "m"), outcome, status, **{"meter": meter(finish=None), **more})
     found = bill(finished(chat(TEXT), record, answered=False, error=RateLimited("no")))
-    assert found.requests == 0
+    assert found.requests == (paid is not None)
     assert found.metrics["errors"] == 1
     if paid is None:
         assert (found.mark, found.tokens, found.cost) == ("measured", 0, 0)
@@ -213,7 +220,7 @@ def test_an_attempt_that_failed_before_another_answered(
     found = bill(finished(chat(TEXT), first, second, fallback=outcome))
     extra = paid or (0, 0)
     assert shown(found) == ("estimated" if paid else "measured", 1, 20 + extra[0], 50 + extra[1])
-    assert found.cost == 20 + extra[0] + 10 * (50 + extra[1])
+    assert found.cost == 20 + 500 + min(extra[0] + 10 * extra[1], BOUND)
     assert found.metrics["fallbacks"] == 1
     assert [part.target.provider.name for part in found.parts] == (["openai"] if paid else []) + ["gemini"]
 
@@ -352,5 +359,49 @@ def test_a_call_that_keeps_to_its_limits_never_costs_more_than_was_reserved(leng
     most = bound(call, [Attempt(target, "target")], lambda _: PRICE)
     record = attempt(target, meter=meter("y" * output, Usage(prompt_estimate(call), output or 1)))
     found = settle(finished(call, record), lambda _: PRICE)
-    assert found.cost <= most.cost + PRICE.image
+    assert found.cost <= most.cost
     assert found.tokens <= most.tokens
+
+
+@given(usages, st.integers(0, 9), st.sampled_from(["broken", "unavailable", "timeout"]), st.integers(1, 4))
+def test_failed_attempts_never_cost_more_than_the_hold_has_for_them(
+    said: Usage | None, images: int, outcome: str, answers: int
+) -> None:
+    from router.snapshot import Attempt
+
+    call = chat(TEXT, max_tokens=100, n=answers)
+    first, second = (Target(_provider(index), "m") for index in range(2))
+    most = bound(call, [Attempt(first, "target"), Attempt(second, "fallback")], lambda _: PRICE)
+    lost = attempt(first, outcome, meter=meter("", said, None, images=images))
+    won = attempt(second, meter=meter("Hi", Usage(PROMPT, 100 * answers), images=4 * answers))
+    found = settle(finished(call, lost, won, fallback=outcome), lambda _: PRICE)
+    assert found.cost <= most.cost
+    assert found.tokens <= most.tokens
+
+
+def test_a_whole_answer_that_broke_off_within_is_charged_its_prompt_at_most(bench: Bench) -> None:
+    lost = attempt(bench.target("openai", "m"), "broken", meter=meter(SAID, Usage(20, 10**4), None))
+    won = attempt(bench.target("gemini", "m"), meter=meter(SAID, Usage(20, 50)))
+    found = bill(finished(chat(TEXT), lost, won, fallback="broken"))
+    assert (found.parts[0].cost, found.parts[1].cost) == (BOUND, 520)
+
+
+def test_tokens_that_were_reported_before_an_error_are_charged_as_before_a_reset(bench: Bench) -> None:
+    """Through a real lane: a role, a usage, and then an error or nothing more."""
+    from providers.registry import vendor, wire
+    from providers.wire import Stamp
+
+    role = b'data: {"id": "a", "choices": [{"index": 0, "delta": {"role": "assistant"}, "finish_reason": null}]}\n\n'
+    usage = b'data: {"id": "a", "choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 9}}\n\n'
+    error = b'data: {"error": {"message": "no", "type": "server_error"}}\n\n'
+    found: list[Bill] = []
+    for end in (error, b""):
+        call = chat(TEXT, stream=True)
+        lane = vendor("openai").lane(call, wire("openai"), Stamp("id", 1.0, lambda: 1.0, "m"))
+        frames = [*lane.feed(role + usage + end), *([] if end else lane.close())]
+        failed = frames[-1].error
+        assert failed is not None
+        record = attempt(bench.target("openai", "m"), failed.reason, meter=lane.meter)
+        found.append(bill(finished(call, record, answered=False, error=failed)))
+    assert shown(found[0]) == shown(found[1]) == ("estimated", 1, 20, 9)
+    assert found[0].cost == found[1].cost == 20 + 90
