@@ -191,10 +191,11 @@ def test_lines_of_several_workers_in_one_pipe_stay_whole() -> None:
         for log in logs:
             for number in range(2000):
                 log.write({"n": number, "filler": "x" * (number % 400)})
-        for log in logs:
-            log.start()
-        for log in logs:
-            log.stop()
+        stopping = [threading.Thread(target=log.stop) for log in logs]
+        for one in stopping:
+            one.start()
+        for one in stopping:
+            one.join()
         os.close(writer)
         writer = -1
         thread.join(10)
