@@ -204,7 +204,7 @@ def test_callers_behind_a_trusted_proxy_are_told_apart(serve: Serve) -> None:
     assert tries[-1] == 429, "whatever it writes in front, the proxy names it"
     assert ask("203.0.113.10") == 401
     assert ask("203.0.113.10", TOKEN) == 200
-    assert ask("203.0.113.9", TOKEN) == 429
+    assert ask("203.0.113.9", TOKEN) == 200, "the right token passes the throttle of its neighbours"
     assert status(router, "/metrics", x_forwarded_for="203.0.113.9") == 401
     assert status(router, "/metrics") == 200
 
