@@ -174,9 +174,11 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(router: Router) -> None:
 
 def _own_terminal() -> None:
     import fcntl
+    import signal
     import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so would their children
 
 
 def _until(handle: int, wanted: bytes, seconds: float = 30) -> bytes:
