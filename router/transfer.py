@@ -276,7 +276,7 @@ def _plain(fields: Mapping[str, Any]) -> dict[str, str]:
 async def bring(keys: Keys, export: Export, *, replace: bool = False) -> Summary:
     """Write what is in the file. replace: also where the store has something else under the same ids.
 
-    Raises InvalidRequest for another pepper, Conflict for ids and names that are taken: then nothing was written.
+    Raises InvalidRequest for another pepper, Conflict for ids and names that are taken and while calls run: then nothing was written.
     """
     if await keys.cabinet.raw(PEPPER_CHECK) is None:
         keys.peppers.adopt(export.pepper_check)  # of two ways to read the setting, the one that the file means
@@ -298,6 +298,7 @@ async def bring(keys: Keys, export: Export, *, replace: bool = False) -> Summary
         raise Conflict(
             "nothing was imported (--replace overwrites what is there):\n" + "\n".join(problems[:_MOST_TOLD]) + more
         )
+    await _refuse_while_running(keys, plans)
     await keys.peppers.stamp(keys.cabinet)
     async with keys.cabinet.errors():
         await functions.load(keys.cabinet.store)
@@ -357,6 +358,20 @@ async def _plan(keys: Keys, export: Export, team: Team, replace: bool, summary: 
     return plan
 
 
+async def _refuse_while_running(keys: Keys, plans: Sequence[_Plan]) -> None:
+    """Raises Conflict while calls run in a team that is written: what they hold belongs to the counters of now."""
+    teams = {plan.team.record.id: plan.team.record.name for plan in plans if plan.keys or plan.with_team}
+    for plan in plans:
+        teams |= {home: home for home, _ in plan.elsewhere if home not in teams}
+    alive = int((keys.clock() - CLOCK_SLACK) * 1000)  # earlier ones are of routers that were killed
+    found = await keys.cabinet.gather([("ZCOUNT", f"sy:{{{team}}}:leases", alive, "+inf") for team in teams])
+    if busy := [name for name, running in zip(teams.values(), found, strict=True) if running]:
+        raise Conflict(
+            f"nothing was imported: calls are running in team {', '.join(busy[:_MOST_TOLD])}. Stop the routers (or the"
+            " callers), wait until the calls have ended, two minutes after a router was killed, and import again"
+        )
+
+
 async def _write(keys: Keys, export: Export, plan: _Plan) -> None:
     """One team. Its record comes last: without it, its keys open nothing."""
     cabinet, team = keys.cabinet, plan.team.record.id
@@ -366,9 +381,10 @@ async def _write(keys: Keys, export: Export, plan: _Plan) -> None:
         await cabinet.ask("SET", _mark(team), export.id)
         for start in range(0, len(plan.keys), BATCH):
             batch = plan.keys[start : start + BATCH]
-            await cabinet.gather([command for one in batch for command in _key_commands(team, *one)])
+            await cabinet.gather([command for one in batch for command in _key_commands(team, one[0], one[1])])
+            await _write_counters(keys, team, {key.id: counters for key, _, counters in batch})
         if plan.with_team:
-            await cabinet.gather(_hash_commands(counters_name(team, "team"), plan.team.counters, None))
+            await _write_counters(keys, team, {"team": plan.team.counters})
         for name, fields, expires in plan.team.usage:
             await cabinet.gather(_hash_commands(f"sy:{{{team}}}:{name}", fields, expires))
         for home, key_id in plan.elsewhere:
@@ -382,14 +398,32 @@ async def _write(keys: Keys, export: Export, plan: _Plan) -> None:
         await cabinet.ask("DEL", _mark(team))
 
 
-def _key_commands(
-    team: str, key: Record, used: int | None, counters: Mapping[str, str]
-) -> Iterable[Sequence[str | bytes | int]]:
+def _key_commands(team: str, key: Record, used: int | None) -> Iterable[Sequence[str | bytes | int]]:
     names = (key_name(team, key.id), keys_name(team))
     yield ("FCALL", functions.name("put"), len(names), *names, "*", encode(key), key.id)
-    yield from _hash_commands(counters_name(team, key.id), counters, None)
     if used is not None:
         yield ("HSET", used_name(team), key.id, used)
+
+
+async def _write_counters(keys: Keys, team: str, scopes: Mapping[str, Mapping[str, str]]) -> None:
+    """What was spent in each scope, and in which windows, in place of what is there. What running calls hold (`:h`) is
+    not touched: it is theirs to give back."""
+    names = [counters_name(team, scope) for scope in scopes]
+    present = await keys.cabinet.gather([("HKEYS", name) for name in names])
+    commands: list[Sequence[str | bytes | int]] = []
+    for name, there, counters in zip(names, present, scopes.values(), strict=True):
+        wanted = {field: value for field, value in counters.items() if field.endswith(_SPENT)}
+        gone = [field for field in map(bytes.decode, there) if field.endswith(_SPENT) and field not in wanted]
+        if gone:
+            commands.append(("HDEL", name, *gone))
+        if wanted:
+            commands.append(("HSET", name, *(part for pair in wanted.items() for part in pair)))
+    if commands:
+        await keys.cabinet.gather(commands)
+
+
+_SPENT: Final = (":w", ":e", ":s")
+"""Ends of the names of a counter's fields: when its window begins and ends, and what was spent in it."""
 
 
 def _hash_commands(name: str, fields: Mapping[str, str], expires: int | None) -> list[Sequence[str | bytes | int]]:

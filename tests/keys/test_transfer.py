@@ -164,6 +164,31 @@ async def test_what_is_there_is_kept_unless_asked(keys: Keys, store: Store, othe
     assert await other.authenticate(made["a"]) is not None
 
 
+async def test_a_team_is_not_replaced_while_its_calls_run(keys: Keys, store: Store, other: Keys) -> None:
+    await filled(keys, store)
+    text = await lines(keys)
+    await bring(other, read_export(text))
+    key = (await other.get("a")).key
+    await other.change("a", Change(owner="new"))
+    leases = f"sy:{{{key.team}}}:leases"
+    await other.cabinet.ask("ZADD", leases, int(other.clock() * 1000) + 30_000, "call")
+    await other.cabinet.ask("HSET", counters_name(key.team, key.id), "budget_day:h", "700", "rpd:s", "3")
+    await other.cabinet.ask("HSET", counters_name(key.team, "team"), "budget_day:h", "700")
+    before = await other.cabinet.ask("HGETALL", counters_name(key.team, key.id))
+    with pytest.raises(Conflict, match="calls are running in team Web"):
+        await bring(other, read_export(text), replace=True)
+    assert await other.cabinet.ask("HGETALL", counters_name(key.team, key.id)) == before
+    assert (await other.get("a")).key.owner == "new"
+
+    await other.cabinet.ask("ZADD", leases, int(other.clock() * 1000) - 90_000, "call")  # of a router that was killed
+    await bring(other, read_export(text), replace=True)
+    for scope in (key.id, "team"):
+        counters = await other.cabinet.ask("HGETALL", counters_name(key.team, scope))
+        found = dict(counters if isinstance(counters, dict) else zip(counters[::2], counters[1::2], strict=True))
+        wanted = {b"budget_day:s": b"1250", b"budget_day:w": b"1800000000", b"budget_day:h": b"700"}
+        assert found == wanted  # what the killed router's calls hold is still theirs
+
+
 async def test_a_name_that_is_taken_is_told(keys: Keys, store: Store, other: Keys) -> None:
     await filled(keys, store)
     await other.teams.create(TeamChange(name="web"))
