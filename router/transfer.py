@@ -276,7 +276,8 @@ def _plain(fields: Mapping[str, Any]) -> dict[str, str]:
 async def bring(keys: Keys, export: Export, *, replace: bool = False) -> Summary:
     """Write what is in the file. replace: also where the store has something else under the same ids.
 
-    Raises InvalidRequest for another pepper, Conflict for ids and names that are taken and while calls run: then nothing was written.
+    Raises InvalidRequest for another pepper, Conflict for ids and names that are taken, and while calls run: then
+    nothing was written.
     """
     if await keys.cabinet.raw(PEPPER_CHECK) is None:
         keys.peppers.adopt(export.pepper_check)  # of two ways to read the setting, the one that the file means
