@@ -130,6 +130,7 @@ async def test_a_frozen_primary_is_replaced(failing: Cluster, connected: Open) -
         lost.thaw()
 
 
+@pytest.mark.slow
 async def test_a_cluster_that_lost_a_part_of_its_slots(tmp_path: Path, connected: Open) -> None:
     with Cluster(tmp_path / "cluster") as cluster:
         store, links = await connected(cluster.url)

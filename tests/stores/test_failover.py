@@ -119,6 +119,7 @@ def test_a_switch_by_hand(build: Build, record_property: Record, guarded: bool) 
         assert load.gap(moment) <= BACK
 
 
+@pytest.mark.slow
 def test_a_killed_primary_of_a_cluster(build: Build, record_property: Record) -> None:
     house = build("cluster", replicas=True)
     box = house.stand.box
@@ -200,6 +201,7 @@ def test_a_killed_embedded_server(build: Build, record_property: Record) -> None
     assert books.unended() == set()
 
 
+@pytest.mark.slow
 def test_a_killed_single_server(build: Build, record_property: Record) -> None:
     """Debian's server as an operator runs it; somebody else starts it again, some seconds later."""
     house = build("redis")

@@ -28,7 +28,7 @@ def processes(house: House) -> int:
 @pytest.mark.parametrize(
     ("kind", "seconds"),
     [
-        ("redis", 6),
+        pytest.param("redis", 6, marks=pytest.mark.slow),
         pytest.param("embedded", 6, marks=pytest.mark.slow),
         pytest.param("redis", 30, marks=pytest.mark.slow),
         pytest.param("embedded", 30, marks=pytest.mark.slow),

@@ -102,8 +102,10 @@ def writable(store: Server) -> None:
     ("break_it", "mend_it", "word", "settles"),
     [
         pytest.param(out_of_memory, enough_memory, "out of memory", True, id="OOM"),
-        pytest.param(unwritable, writable, "cannot write its disk", False, id="MISCONF"),
-        pytest.param(too_few_replicas, replicas_not_needed, "too few replicas", False, id="NOREPLICAS"),
+        pytest.param(unwritable, writable, "cannot write its disk", False, id="MISCONF", marks=pytest.mark.slow),
+        pytest.param(
+            too_few_replicas, replicas_not_needed, "too few replicas", False, id="NOREPLICAS", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_writes_are_refused(
@@ -167,6 +169,7 @@ def test_busy_with_somebodys_script(home: House, record_property: Record) -> Non
     exact(home, key_id)
 
 
+@pytest.mark.slow
 def test_loading_its_data(home: House) -> None:
     """A server that was restarted with much to read: it answers, and says that it is not ready."""
     key_id, key = home.key("loading")
@@ -189,6 +192,7 @@ def test_loading_its_data(home: House) -> None:
     exact(home, key_id)
 
 
+@pytest.mark.slow
 def test_another_password_while_running(home: House) -> None:
     key_id, key = home.key("password")
     client = home.client(key)
@@ -208,6 +212,7 @@ def test_another_password_while_running(home: House) -> None:
     exact(home, key_id)
 
 
+@pytest.mark.slow
 def test_a_far_store(tmp_path: Path, paid: Paid, record_property: Record) -> None:
     """50 ms away: everything works, and waits for one round trip to begin a call; 300 ms away: nothing does."""
     with Server(tmp_path / "redis", {"appendonly": "yes"}) as store, Delay(store.port, 0.05) as wire:
