@@ -243,6 +243,7 @@ class Embedded:
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
+            await _wake(self.socket)
             limit = time.monotonic() + STOP_LIMIT
             while process.poll() is None:
                 if time.monotonic() > limit:
@@ -310,6 +311,17 @@ class Embedded:
             if lines:
                 return f"{lines[-1].strip()} (see {self._log})"
         return f"no message; try running it by hand with --dir {self._files}"
+
+
+async def _wake(path: str) -> None:
+    """Have a server that was told to end notice it: it looks for that ten times a second, and whenever it is asked to
+    end by a command."""
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(0.1):
+            _, writer = await asyncio.open_unix_connection(path)
+            writer.write(b"SHUTDOWN\r\n")
+            await writer.drain()
+            writer.close()
 
 
 async def ping(path: str, limit: float = 0.5) -> Answer:
