@@ -25,7 +25,7 @@ ELSEWHERE = {"embedded": "cluster", "cluster": "embedded", "redis": "sentinel", 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(kind, marks=pytest.mark.slow) if kind in ("redis", "sentinel") else kind for kind in KINDS],
+    params=[pytest.param(kind, marks=pytest.mark.slow) if kind != "cluster" else kind for kind in KINDS],
 )
 def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with Paid() as paid, house(request.param, tmp_path_factory.mktemp(request.param), paid) as made:
