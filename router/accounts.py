@@ -183,23 +183,21 @@ class Accounts:
 
     # --- providers' shared limits
 
-    async def take(self, trace: Trace, target: Target, attempt: int) -> Callable[[AttemptRecord], None]:
+    async def take(self, trace: Trace, record: AttemptRecord) -> Callable[[], None]:
         """A place within the limits that all callers of a provider share. Raises NoPlace."""
-        ledger = self._around.ledger
+        ledger, target = self._around.ledger, record.target
         try:
             hold = await ledger.take(
                 target.provider.name,
                 target.provider.limits,
                 trace.amounts,
-                f"{trace.request_id}.{attempt}",
+                f"{trace.request_id}.{len(trace.attempts)}",
                 lambda pattern: Pattern(pattern).match(target.model) is not None,
             )
         except LimitReached as error:
             raise AtLimit(f"{target}: {error.message}", retry_after=error.retry_after) from None
         except StoreUnavailable as error:
             raise AtLimit(f"{target}: its shared limits cannot be checked now", retry_after=error.retry_after) from None
-
-        record = trace.attempts[attempt - 1]
 
         def used() -> Bill:
             tokens = 0
@@ -208,7 +206,7 @@ class Accounts:
             return Bill(int(record.asked), tokens)
 
         hold.used = lambda: ledger.bill(hold, used())
-        return lambda _record: ledger.settle(hold, used())
+        return lambda: ledger.settle(hold, used())
 
 
 _OF_PARTS: Final = frozenset({"in", "cached", "cache_write", "out", "reasoning", "media", "cost"})

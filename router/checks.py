@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from router.limits import Limit, Measure
+from router.limits import Limit, Measure, Window
 from router.periods import day_of, window
 
 MEASURES: Final[dict[Measure, int]] = {"requests": 1, "tokens": 2, "cost": 3, "running": 4}
@@ -101,14 +101,14 @@ class Calendar:
 
     def __init__(self, zone: tzinfo = UTC) -> None:
         self._zone = zone
-        self._known: dict[str, tuple[int, int]] = {}
+        self._known: dict[Window, tuple[int, int]] = {}
         self._day: tuple[int, int, str] = (0, 0, "")
 
-    def window(self, name: str, moment: float) -> tuple[int, int]:
+    def window(self, name: Window, moment: float) -> tuple[int, int]:
         """Start and end of the window that holds `moment`, in Unix seconds."""
         known = self._known.get(name, FOREVER)
         if not known[0] <= moment < known[1]:
-            known = self._known[name] = window(name, moment, self._zone)  # type: ignore[arg-type]  # of a Limit
+            known = self._known[name] = window(name, moment, self._zone)
         return known
 
     def day(self, moment: float) -> str:

@@ -67,8 +67,8 @@ class Endpoint(Protocol):
 class Shared(Protocol):
     """The limits that all callers of a provider share."""
 
-    async def take(self, trace: Trace, target: Target, attempt: int) -> Callable[[AttemptRecord], None]:
-        """A place for the attempt of that number; what gives it back. Raises NoPlace when there is none."""
+    async def take(self, trace: Trace, record: AttemptRecord) -> Callable[[], None]:
+        """A place for the trace's last attempt; what gives it back. Raises NoPlace when there is none."""
         ...
 
 
@@ -215,11 +215,11 @@ class Engine:
         if not target.provider.limits or self.shared is None:
             await self._ask(job, target, record)
             return
-        give = await self.shared.take(job.trace, target, len(job.trace.attempts))
+        give = await self.shared.take(job.trace, record)
         try:
             await self._ask(job, target, record)
         finally:
-            give(record)
+            give()
 
     async def _ask(self, job: Job, target: Target, record: AttemptRecord) -> None:
         provider, call, trace = target.provider, job.call, job.trace

@@ -186,7 +186,7 @@ class Live:
             except (StoreUnavailable, RedisError) as error:
                 # Leases outlive a short absence; `Links` tells of it.
                 log.debug("%s failed: %s", getattr(work, "__name__", "task"), type(error).__name__)
-            except Exception:
+            except Exception:  # a bug of ours in one round must not end the leases of all calls for good
                 log.exception("%s failed", getattr(work, "__name__", "task"))
 
 

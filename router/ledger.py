@@ -22,8 +22,8 @@ from typing import Any, Final, NamedTuple
 
 from providers.errors import InternalError, StoreUnavailable, SwitchyardError, Unauthorized
 from router.allowance import refusal
-from router.checks import NO_AMOUNTS, NO_CHECKS, Amounts, Calendar, Check, checks_of, learn_windows, pack_value, packed
-from router.credentials import credential_of, digest, key_id_of, missing, not_a_key
+from router.checks import NO_AMOUNTS, Amounts, Calendar, Check, checks_of, learn_windows, pack_value, packed
+from router.credentials import digest, key_id_of, missing, not_a_key
 from router.functions import account_keys, fcall
 from router.holds import LEASE, Hold, Live
 from router.journal import Journal
@@ -36,7 +36,7 @@ from router.settlements import Settlements
 from router.store import Store, explain
 from router.throttle import Throttle
 
-__all__ = ["Ask", "Bill", "Hold", "Ledger", "credential_of"]
+__all__ = ["Ask", "Bill", "Hold", "Ledger"]
 
 log = logging.getLogger("switchyard.ledger")
 
@@ -53,7 +53,6 @@ STRANGERS_PACE: Final = 0.05
 TRIES: Final = 5
 """Reservations of one call: its records may change, and a calendar window may end, while it asks."""
 
-_NOBODY: Final = b"\0" * 32
 _OK, _REFUSED, _STALE, _CLOCK, _DONE, _EXPIRED = 1, 0, 2, 4, 5, 6
 
 
@@ -140,12 +139,7 @@ class Ledger:
     ) -> Hold:
         """Admit a call by its credential. Raises `Unauthorized`, `TooManyAttempts`, `StoreUnavailable`,
         `RateLimitExceeded`, `QuotaExceeded`, and what `prepare` raises."""
-        if credential is None:
-            raise missing()
-        key_id = key_id_of(credential)
-        if key_id is None:
-            raise not_a_key(credential)
-        return await self._reserve(key_id, digest(self._keys.pepper, credential), call_id, prepare, address)
+        return await self._reserve(*self._read(credential), call_id, prepare, address)
 
     async def reserve_anonymous(self, name: str, *, call_id: str, prepare: Prepare = _anything) -> Hold:
         """Admit a keyless call of a listener that is open to `name` (see `Keys.ensure_anonymous`)."""
@@ -153,12 +147,7 @@ class Ledger:
 
     async def identify(self, credential: str | None, address: str = "") -> Key:
         """The active key of a credential, as `reserve` finds it, without a call."""
-        if credential is None:
-            raise missing()
-        key_id = key_id_of(credential)
-        if key_id is None:
-            raise not_a_key(credential)
-        return await self._identify(key_id, digest(self._keys.pepper, credential), address)
+        return await self._identify(*self._read(credential), address)
 
     async def identify_anonymous(self, name: str) -> Key:
         """The active key of a keyless listener, as `reserve_anonymous` finds it, without a call."""
@@ -214,6 +203,15 @@ class Ledger:
         self.journal.close()
 
     # --- admission
+
+    def _read(self, credential: str | None) -> tuple[str, bytes]:
+        """The id and the digest of a credential. Raises Unauthorized for what is none."""
+        if credential is None:
+            raise missing()
+        key_id = key_id_of(credential)
+        if key_id is None:
+            raise not_a_key(credential)
+        return key_id, digest(self._keys.pepper, credential)
 
     def _anonymous_id(self, name: str) -> str:
         return self._anonymous.get(name) or self._anonymous.setdefault(name, anonymous_id(name))
@@ -295,7 +293,7 @@ class Ledger:
             hold.shown = shown
             hold.day = calendar.day(now)
             checks = self._checks(known, ask)
-            hold.checks = packed(checks, ask.amounts, calendar, now, known.windows) if checks else NO_CHECKS
+            hold.checks = packed(checks, ask.amounts, calendar, now, known.windows)
             try:
                 answer = await self._question(hold, known.names, known.etags, ends, ask.row, until)
             except StoreUnavailable as error:

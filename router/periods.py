@@ -10,18 +10,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
-from typing import Final, Literal
+from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from providers.errors import InvalidRequest
+from router.limits import Window
 
 DAYS_KEPT: Final = 400
 """Days for which usage by day is kept."""
 HOURS_KEPT: Final = 35 * 24
 """Hours for which usage by hour is kept."""
 HOUR: Final = 3600
-
-Window = Literal["minute", "day", "week", "month", "total", "now"]
 
 
 def zone_of(name: str) -> tzinfo:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlencode, urlsplit
 from urllib.request import Request, urlopen
 
@@ -53,10 +53,6 @@ class Desk:
     token: str | None
     config: Path | None
 
-    @property
-    def base(self) -> str:
-        return (self.url or "").rstrip("/").removesuffix("/v1")
-
     def ask(self, method: str, *path: str, body: Mapping[str, Any] | None = None, **query: Any) -> Any:
         """One question; query values that are None or empty are left out."""
         return self.pages(lambda ask: ask(method, *path, body=body, **query))
@@ -91,27 +87,12 @@ class Desk:
         return await work(ask)
 
     def _send(self, method: str, path: str, body: Any) -> Any:
-        try:
-            scheme = urlsplit(self.url or "").scheme
-        except ValueError:
-            scheme = ""
-        if scheme not in ("http", "https"):
-            fail("--url is the router's address, such as http://gpu:8080", 2)
-        if not self.token:
-            fail("set SWITCHYARD_ADMIN_TOKEN to the router's admin token (or a key with the admin right)", 2)
-        headers = {"authorization": f"Bearer {self.token}", "content-type": "application/json"}
         content = None if body is None else json.dumps(body).encode()
-        request = Request(self.base + path, content, headers, method=method)  # noqa: S310 - the scheme is checked above
+        answer = remote(self.url or "", self.token, method, path, content)
         try:
-            with urlopen(request, timeout=REMOTE_LIMIT) as answer:  # noqa: S310 - likewise
-                return fitting(method, path, answer.read())
-        except HTTPError as error:
-            with error:
-                _refused(error.code, error.read())
-        except (URLError, TimeoutError, ConnectionError) as error:
-            fail(f"{self.base} cannot be reached: {getattr(error, 'reason', error)}")
-        except (ValueError, HTTPException):
-            fail(f"{self.base} does not answer like a Switchyard router")
+            return fitting(method, path, answer)
+        except ValueError:
+            fail(f"{base_of(self.url or '')} does not answer like a Switchyard router")
 
     async def _locally(self, work: Callable[[Callable[..., Awaitable[Any]]], Awaitable[T]]) -> T:
         async with opened(self.config) as keys:
@@ -128,6 +109,46 @@ class Desk:
                 return json.loads(answer) if status < 400 else _refused(status, answer)
 
             return await work(ask)
+
+
+def base_of(url: str) -> str:
+    return url.rstrip("/").removesuffix("/v1")
+
+
+def remote(
+    url: str,
+    token: str | None,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    *,
+    seconds: float = REMOTE_LIMIT,
+) -> bytes:
+    """The body of a remote router's answer. Failures end the command, with the router's own sentence where it has
+    one."""
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        named = False
+    if not named:
+        fail("--url is the router's address, such as http://gpu:8080", 2)
+    if not token:
+        fail("set SWITCHYARD_ADMIN_TOKEN to the router's admin token (or a key with the admin right)", 2)
+    base = base_of(url)
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    try:
+        request = Request(base + path, body, headers, method=method)  # noqa: S310 - the scheme is checked above
+        with urlopen(request, timeout=seconds) as answer:  # noqa: S310 - likewise
+            content: bytes = answer.read()
+            return content
+    except HTTPError as error:
+        with error:
+            return bytes(_refused(error.code, error.read()))
+    except (OSError, ValueError) as error:  # URLError, time-outs, broken connections; an address that is none
+        fail(f"{base} cannot be reached: {getattr(error, 'reason', error)}")
+    except HTTPException:
+        fail(f"{base} does not answer like a Switchyard router")
 
 
 async def _nobody() -> tuple[bool, Mapping[str, object]]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlencode, urlsplit
-from urllib.request import Request, urlopen
+from urllib.parse import urlencode
 
 import typer
 
-from router.cli.common import config_path, fail
+from router.cli import desk
+from router.cli.common import config_path
 from router.cli.desk import TokenOption, UrlOption, opened
 
 if TYPE_CHECKING:
@@ -48,39 +46,8 @@ async def _local(config: Path | None, work: Callable[[Reports], Awaitable[_Resul
 
 def remote(url: str, token: str | None, path: str, asked: Asked) -> bytes:
     """The body of a GET below /admin/api. Failures end the command with the router's own sentence."""
-    if not _is_address(url):
-        fail("--url is the router's address, such as http://gpu:8080", 2)
-    if not token:
-        fail("set SWITCHYARD_ADMIN_TOKEN to the router's admin token (or a key with the admin right)", 2)
-    base = url.rstrip("/").removesuffix("/v1")
-    query = urlencode({name: text for name, text in asked.items() if text is not None})
-    address = f"{base}/admin/api/{path}" + (f"?{query}" if query else "")
-    request = Request(address, headers={"authorization": f"Bearer {token}"})  # noqa: S310 - the scheme is checked above
-    try:
-        with urlopen(request, timeout=REMOTE_LIMIT) as answer:  # noqa: S310 - likewise
-            body: bytes = answer.read()
-            return body
-    except HTTPError as error:
-        with error:
-            fail(_told(error), 2 if error.code == 400 else 1)
-    except (OSError, ValueError) as error:  # URLError, time-outs, broken connections; an address that is none
-        reason = error.reason if isinstance(error, URLError) else error
-        fail(f"{base} cannot be reached: {reason}")
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
-
-
-def _told(error: HTTPError) -> str:
-    try:
-        return str(json.loads(error.read())["error"]["message"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"the router answers {error.code}"
+    query = urlencode({name: text for name, text in asked.items() if text is not None})  # an empty one says something
+    return desk.remote(url, token, "GET", f"/admin/api/{path}" + (f"?{query}" if query else ""), seconds=REMOTE_LIMIT)
 
 
 def plain(value: object) -> str:
