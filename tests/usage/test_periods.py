@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.errors import InvalidRequest
+from router.limits import Window
 from router.periods import (
     DAYS_KEPT,
     HOUR,
     DaysAgo,
     Span,
-    Window,
     begin,
     day_of,
     hour_day,
