@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from router.limits import MICRO, Limit
 from router.periods import iso, window
@@ -47,6 +47,35 @@ class Standing:
         return self.limit.currency or UNITS.get(self.limit.measure, "usd")
 
 
+class Scope(NamedTuple):
+    """Limits that are counted together: a key's (`scope` is its id), or a team's (`TEAM`). zone: the team's."""
+
+    team: str
+    scope: str
+    limits: Sequence[Limit]
+    zone: tzinfo
+
+
+AT_ONCE: Final = 500
+"""Commands in one round trip."""
+
+
+async def standings(store: Store, scopes: Sequence[Scope], *, rate: Rate, now: float) -> list[list[Standing]]:
+    """The limits of each scope, in their order; a round trip for every AT_ONCE of them. Raises what the store raises."""
+    wanted = [(one, limit) for one in scopes for limit in one.limits]
+    commands = [
+        ("HGETALL", rate_name(one.team, one.scope, limit.name))
+        if limit.window == "minute"
+        else ("HMGET", counters_name(one.team, one.scope), *(f"{limit.name}:{part}" for part in "wsh"))
+        for one, limit in wanted
+    ]
+    answers: list[Any] = []
+    for start in range(0, len(commands), AT_ONCE):
+        answers += await store.gather(commands[start : start + AT_ONCE])
+    found = iter([_read(one, limit, answer, rate, now) for (one, limit), answer in zip(wanted, answers, strict=True)])
+    return [[next(found) for _ in one.limits] for one in scopes]
+
+
 async def standing(
     store: Store,
     team: str,
@@ -56,32 +85,23 @@ async def standing(
     rate: Rate,
     now: float,
 ) -> list[Standing]:
-    """The limits of these scopes of a team, in their order. One round trip. Raises what the store raises."""
-    wanted = [(scope, limit) for scope, some in limits.items() for limit in some]
-    if not wanted:
-        return []
-    commands = [
-        ("HGETALL", rate_name(team, scope, limit.name))
-        if limit.window == "minute"
-        else ("HMGET", counters_name(team, scope), *(f"{limit.name}:{part}" for part in "wsh"))
-        for scope, limit in wanted
-    ]
-    answers = await store.gather(commands)
-    found = []
-    for (scope, limit), answer in zip(wanted, answers, strict=True):
-        shown = f"team.{limit.name}" if scope == TEAM else limit.name
-        if limit.window == "minute":
-            spent, resets_at = _rate(answer, now)
-            found.append(Standing(shown, limit, spent, 0, resets_at))
-            continue
-        start, end = window(limit.window, now, zone)
-        stored, spent, held = (int(value or 0) for value in answer)
-        if stored < start:
-            spent = held = 0
-        if limit.currency == "cny" and rate is not None:
-            spent, held = to_cny(spent, rate), to_cny(held, rate)
-        found.append(Standing(shown, limit, spent, held, end or None))
-    return found
+    """The limits of these scopes of a team, in their order. Raises what the store raises."""
+    scopes = [Scope(team, scope, some, zone) for scope, some in limits.items()]
+    return [one for some in await standings(store, scopes, rate=rate, now=now) for one in some]
+
+
+def _read(one: Scope, limit: Limit, answer: Any, rate: Rate, now: float) -> Standing:
+    shown = f"team.{limit.name}" if one.scope == TEAM else limit.name
+    if limit.window == "minute":
+        spent, resets_at = _rate(answer, now)
+        return Standing(shown, limit, spent, 0, resets_at)
+    start, end = window(limit.window, now, one.zone)
+    stored, spent, held = (int(value or 0) for value in answer)
+    if stored < start:
+        spent = held = 0
+    if limit.currency == "cny" and rate is not None:
+        spent, held = to_cny(spent, rate), to_cny(held, rate)
+    return Standing(shown, limit, spent, held, end or None)
 
 
 def rate_name(account: str, scope: str, limit: str) -> str:
