@@ -23,15 +23,27 @@ A check is [kind, suffix, field, limit, amount, start, stop, measure]:
   kind 'w': at most `limit` in any 60 seconds, in the hash `suffix`: one field for each second, s their sum, l the latest.
   start, stop: the window in Unix seconds; 0 and 0 where there is none. measure: 1 requests, 2 tokens, 3 cost, 4 places.
 A bill is [requests, tokens, cost, usage prefix, {metric, amount, ...}, hour, day, row]: what was used, for the counters, and
-how it is told. requests is -1 for a call that was never admitted as far as its caller knows.
+how it is told. requests is -1 for a call that was never admitted as far as its caller knows. The usage prefix is the key and
+a tab, a metric is `<model>\t<provider>\t<name>`.
+
+What is used is added up for reports (`uh:<hour>` and `ud:<day>`, by key, model and provider), and for pages in sums that are
+read whole however many calls and keys there are:
+  sh:<hour>             all keys together: the metrics as they are, and `\t\trefused`
+  kh:<key>:<hour // 24> one key: `<hour>\t<name>`
+  top:<day>:<what>      the day's keys in order of what they cost, their tokens, or how often a limit refused them
+  errors                a stream like `recent`, of failed and lost calls and of the first refusal of a key in each hour
 ]]
 
-local LEASES, HOLDS, RECENT = 'leases', 'holds', 'recent'
+local LEASES, HOLDS, RECENT, ERRORS = 'leases', 'holds', 'recent', 'errors'
 local MINUTE = 60
 local KEEP_TOMBSTONES = 25 * 3600
 local KEEP_HOURS = 35 * 86400
 local KEEP_DAYS = 400 * 86400
+local KEEP_SUMS = 8 * 86400
+local KEEP_KEYS = 3 * 86400
 local MOST_RECENT = 2000
+local MOST_ERRORS = 200
+local ORDERED = {cost = 'cost', ['in'] = 'tokens', out = 'tokens'}
 
 local OK, REFUSED, STALE, CLOCK, DONE, EXPIRED = 1, 0, 2, 4, 5, 6
 local SPENT, TOO_LARGE, HELD, RATE = 1, 2, 3, 4
@@ -202,24 +214,80 @@ local function charge(prefix, checks, held, second, used, before)
   end
 end
 
+-- Add to a sum; a hash is kept for so many seconds after its first one.
+local function sum(key, field, amount, keep)
+  if amount ~= 0 and redis.call('HINCRBY', key, field, int(amount)) == amount then
+    redis.call('EXPIRE', key, keep, 'NX')
+  end
+end
+
+local function order(prefix, day, what, key, amount)
+  if amount ~= 0 then
+    local name = prefix .. 'top:' .. day .. ':' .. what
+    if tonumber(redis.call('ZINCRBY', name, int(amount), key)) == amount then
+      redis.call('EXPIRE', name, KEEP_KEYS, 'NX')
+    end
+  end
+end
+
+local function of_key(prefix, key, hour)
+  return prefix .. 'kh:' .. key .. ':' .. int(math.floor(tonumber(hour) / 24))
+end
+
 local function note(prefix, bill, sign)
   if bill[4] == '' then
     return
   end
-  local by_hour, by_day = prefix .. 'uh:' .. bill[6], prefix .. 'ud:' .. bill[7]
-  local metrics = bill[5]
+  local metrics, hour, day, key = bill[5], bill[6], bill[7], string.sub(bill[4], 1, -2)
+  local by_hour, by_day, all, own = prefix .. 'uh:' .. hour, prefix .. 'ud:' .. day, prefix .. 'sh:' .. hour, of_key(prefix, key, hour)
+  local orders = {cost = 0, tokens = 0}
   for at = 1, #metrics, 2 do
-    local field, amount = bill[4] .. metrics[at], metrics[at + 1] * sign
-    add(by_hour, field, amount)
-    add(by_day, field, amount)
+    local metric, amount = metrics[at], metrics[at + 1] * sign
+    local name = string.match(metric, '[^\t]*$')
+    sum(by_hour, bill[4] .. metric, amount, KEEP_HOURS)
+    sum(by_day, bill[4] .. metric, amount, KEEP_DAYS)
+    sum(all, metric, amount, KEEP_SUMS)
+    sum(own, hour .. '\t' .. name, amount, KEEP_KEYS)
+    local what = ORDERED[name]
+    if what then
+      orders[what] = orders[what] + amount
+    end
   end
-  redis.call('EXPIRE', by_hour, KEEP_HOURS, 'NX')
-  redis.call('EXPIRE', by_day, KEEP_DAYS, 'NX')
+  order(prefix, day, 'cost', key, orders.cost)
+  order(prefix, day, 'tokens', key, orders.tokens)
 end
 
-local function tell(prefix, row)
+local function failed(bill)
+  local metrics = bill[5]
+  for at = 1, #metrics, 2 do
+    if string.sub(metrics[at], -7) == '\terrors' and metrics[at + 1] > 0 then
+      return true
+    end
+  end
+  return false
+end
+
+local function tell(prefix, row, bad)
   if row and row ~= '' then
     redis.call('XADD', prefix .. RECENT, 'MAXLEN', '~', MOST_RECENT, '*', 'r', row)
+    if bad then
+      redis.call('XADD', prefix .. ERRORS, 'MAXLEN', '~', MOST_ERRORS, '*', 'r', row)
+    end
+  end
+end
+
+-- Count a call that a limit refused.
+local function turn_away(prefix, hour, key, day, row, check)
+  sum(prefix .. 'sh:' .. hour, '\t\trefused', 1, KEEP_SUMS)
+  order(prefix, day, 'refused', key, 1)
+  local own = of_key(prefix, key, hour)
+  if redis.call('HINCRBY', own, hour .. '\trefused', 1) == 1 then
+    redis.call('EXPIRE', own, KEEP_KEYS, 'NX')
+    if row ~= '' then
+      local name = string.match(check[2], '^[nw]:team') and 'team.' .. check[3] or check[3]
+      local told = string.sub(row, 1, -2) .. ',"status":429,"outcome":"limit","limit":' .. cjson.encode(name) .. '}'
+      redis.call('XADD', prefix .. ERRORS, 'MAXLEN', '~', MOST_ERRORS, '*', 'r', told)
+    end
   end
 end
 
@@ -241,7 +309,7 @@ local function sweep_some(prefix, now, most)
       redis.call('HDEL', prefix .. HOLDS, id)
       charge(prefix, cmsgpack.unpack(held[3]), true, held[2], bill, NOTHING)
       note(prefix, bill, 1)
-      tell(prefix, bill[8] ~= '' and bill[8] or '{"id":"' .. id .. '","lost":true}')
+      tell(prefix, bill[8] ~= '' and bill[8] or '{"id":"' .. id .. '","lost":true}', true)
       bury(prefix, held[1], id, 's' .. held[4])
     end
   end
@@ -249,7 +317,7 @@ local function sweep_some(prefix, now, most)
 end
 
 --[[ reserve: ARGV prefix, call id, hour of the call, checks, lease (ms), key record name, its etag, team record name, its etag,
-valid until (ms, 0 for ever), row. Names may be empty (a provider's account has no records); an empty etag stands for no record.
+valid until (ms, 0 for ever), row, key id and day of the call (both empty for a provider). Names may be empty (a provider's account has no records); an empty etag stands for no record.
 Answers {OK, now, (remaining, reset in ms from now, 0 for never) for each check} or
 {REFUSED, now, number of the check from 0, why, spent, held, retry in ms (0: no time helps)}, {STALE, now, key record or false,
 team record or false}, {CLOCK, now, (start, end) of the window that it is in, 0 for none, for each check}, {DONE, now}, {EXPIRED, now}. ]]
@@ -343,6 +411,9 @@ local function reserve(_, argv)
     return starts
   end
   if refusal then
+    if argv[12] ~= '' then
+      turn_away(prefix, argv[3], argv[12], argv[13], argv[11], checks[refusal[3] + 1])
+    end
     return refusal
   end
   if not again then
@@ -382,7 +453,7 @@ local function settle(_, argv)
     end
   end
   note(prefix, bill, 1)
-  tell(prefix, bill[8])
+  tell(prefix, bill[8], failed(bill))
   bury(prefix, hour, id, '')
   if argv[6] ~= '' then
     redis.call('HSET', prefix .. 'used', argv[6], int(math.floor(now / MINUTE / 1000) * MINUTE))

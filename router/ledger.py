@@ -336,6 +336,7 @@ class Ledger:
             (
                 *(hold.prefix, hold.call_id, hold.hour, hold.checks, _LEASE_MS),
                 *(names[0], etags[0], names[1], etags[1], ends, row),
+                *(hold.known.key.id if hold.known is not None else "", hold.day),
             ),
         )
         began = self._monotonic()

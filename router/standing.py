@@ -61,7 +61,7 @@ AT_ONCE: Final = 500
 
 
 async def standings(store: Store, scopes: Sequence[Scope], *, rate: Rate, now: float) -> list[list[Standing]]:
-    """The limits of each scope, in their order; a round trip for every AT_ONCE of them. Raises what the store raises."""
+    """The limits of each scope, in their order; a round trip for AT_ONCE of them. Raises what the store raises."""
     wanted = [(one, limit) for one in scopes for limit in one.limits]
     commands = [
         ("HGETALL", rate_name(one.team, one.scope, limit.name))

@@ -170,10 +170,13 @@ def reserve(
     records: Sequence[tuple[str, str]] = (),
     ends: int = 0,
     row: str = "",
+    key: str = "",
+    day: str = "",
 ) -> Command:
     named = [part for name, etag in records for part in (PREFIX + name, etag)]
     named += [""] * (4 - len(named))
-    return Command("reserve", (PREFIX + "holds",), (PREFIX, call, hour, packed(checks), lease, *named, ends, row))
+    told: tuple[bytes | str | int, ...] = (PREFIX, call, hour, packed(checks), lease, *named, ends, row, key, day)
+    return Command("reserve", (PREFIX + "holds",), told)
 
 
 def settle(call: str, hour: str, checks: Sequence[Check], bill: Bill, key: str = "") -> Command:
@@ -214,9 +217,13 @@ class Seen:
     tombstones: Mapping[tuple[str, str], bytes]
     """By hour and call."""
     usage: Mapping[str, Mapping[str, int]]
+    sums: Mapping[str, Mapping[str, int]]
+    """What pages read: of all keys by hour, of each key, and the order of the day's keys."""
     used: Mapping[str, int]
     records: Mapping[str, bytes]
     rows: int
+    errors: int
+    """Rows of failed, lost and refused calls."""
 
 
 def _pairs(flat: Sequence[Any]) -> Iterator[tuple[str, Any]]:
@@ -231,11 +238,12 @@ def seen(dump: Sequence[tuple[bytes, Any]]) -> Seen:
     rate_facts: dict[str, tuple[int, int, int]] = {}
     tombstones: dict[tuple[str, str], bytes] = {}
     usage: dict[str, dict[str, int]] = {}
+    sums: dict[str, dict[str, int]] = {}
     holds: dict[str, tuple[str, int, bytes, bytes]] = {}
     leases: dict[str, int] = {}
     used: dict[str, int] = {}
     records: dict[str, bytes] = {}
-    rows = 0
+    rows = errors = 0
     for key, value in dump:
         suffix = key.decode().removeprefix(PREFIX)
         kind = suffix.partition(":")[0]
@@ -254,6 +262,8 @@ def seen(dump: Sequence[tuple[bytes, Any]]) -> Seen:
             tombstones |= {(suffix.partition(":")[2], call): mark for call, mark in _pairs(value)}
         elif kind in ("uh", "ud"):
             usage[suffix] = {name: int(number) for name, number in _pairs(value) if int(number)}
+        elif kind in ("sh", "kh", "top"):
+            sums[suffix] = {name: int(number) for name, number in _pairs(value) if int(number)}
         elif suffix == "holds":
             holds = {call: (hold[0].decode(), hold[1], hold[2], hold[3]) for call, hold in _pairs(value)}
         elif suffix == "leases":
@@ -262,12 +272,15 @@ def seen(dump: Sequence[tuple[bytes, Any]]) -> Seen:
             used = {name: int(moment) for name, moment in _pairs(value)}
         elif suffix == "recent":
             rows = value
+        elif suffix == "errors":
+            errors = value
         elif kind in ("key", "team"):
             records[suffix] = value
         else:
             assert key.decode() == CLOCK_KEY, key
     usage = {name: table for name, table in usage.items() if table}
-    return Seen(counters, rates, rate_facts, holds, leases, tombstones, usage, used, records, rows)
+    sums = {name: table for name, table in sums.items() if table}
+    return Seen(counters, rates, rate_facts, holds, leases, tombstones, usage, sums, used, records, rows, errors)
 
 
 class Books:

@@ -7,7 +7,7 @@ integers (micro-USD, tokens, calls), `now` is milliseconds of the server's clock
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -55,6 +55,15 @@ class Bill:
 
 
 NOTHING = Bill()
+
+
+def _add(tables: dict[str, Counter[str]], hour: str, key: str, day: str, metric: str, amount: int) -> None:
+    name = metric.rpartition("\t")[2]
+    tables[f"sh:{hour}"][metric] += amount
+    tables[f"kh:{key}:{int(hour) // 24}"][f"{hour}\t{name}"] += amount
+    order = {"cost": "cost", "in": "tokens", "out": "tokens", "refused": "refused"}.get(name)
+    if order:
+        tables[f"top:{day}:{order}"][key] += amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +115,8 @@ class Account:
     rates: dict[str, Rate] = field(default_factory=dict)
     used: dict[str, int] = field(default_factory=dict)
     rows: int = 0
+    refused: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """Refusals by hour, key and day."""
 
     def copy(self) -> Account:
         return Account(
@@ -116,6 +127,7 @@ class Account:
             {suffix: Rate(dict(rate.taken)) for suffix, rate in self.rates.items()},
             dict(self.used),
             self.rows,
+            self.refused.copy(),
         )
 
     # --- sums
@@ -154,6 +166,17 @@ class Account:
                         tables.setdefault(table, Counter())[bill.prefix + metric] += amount
         return {name: kept for name, table in tables.items() if (kept := +table)}
 
+    def sums(self) -> dict[str, Counter[str]]:
+        """The tables for pages."""
+        tables: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for ended in self.ended.values():
+            if (bill := ended.bill) and bill.prefix:
+                for metric, amount in bill.metrics:
+                    _add(tables, bill.hour, bill.prefix.strip(), bill.day, metric, amount)
+        for (hour, key, day), times in self.refused.items():
+            _add(tables, hour, key, day, "\t\trefused", times)
+        return {name: kept for name, table in tables.items() if (kept := +table)}
+
     # --- functions
 
     def reserve(
@@ -166,6 +189,8 @@ class Account:
         records: Iterable[tuple[str, str]],
         ends: int = 0,
         row: str = "",
+        key: str = "",
+        day: str = "",
     ) -> list[Any]:
         self.sweep(now, SWEPT_WITH_EACH_RESERVE)
         if call in self.ended:
@@ -184,6 +209,8 @@ class Account:
             refused = [(index, one) for index, one in enumerate(found) if one.why]
             if refused:
                 index, one = max(refused, key=lambda item: (item[1].weight, -item[0]))
+                if key:
+                    self.refused[hour, key, day] += 1
                 return [REFUSED, now, index, one.why, one.spent, one.held, one.retry]
             self.holds[call] = Hold(hour, now // 1000, tuple(checks), None, now + lease)
             self._open(checks)

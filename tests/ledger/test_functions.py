@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -57,8 +58,10 @@ def places(limit: int) -> Check:
 
 
 def bill(cost: int = 0, tokens: int = 0, requests: int = 1, row: str = '{"id":"c"}') -> Bill:
-    metrics = (("calls", 1), ("in", tokens), ("cost", cost))
-    return Bill(requests, tokens, cost, "k1\tgpt-4.1\topenai\t", metrics, HOURS, "2026-11-18", row)
+    metrics = tuple(
+        (f"gpt-4.1\topenai\t{name}", amount) for name, amount in (("calls", 1), ("in", tokens), ("cost", cost))
+    )
+    return Bill(requests, tokens, cost, "k1\t", metrics, HOURS, "2026-11-18", row)
 
 
 class Story:
@@ -514,6 +517,9 @@ def test_what_is_kept_expires_when_it_has_served(story: Story) -> None:
     story.settle(0, "a", *checks, used=bill(cost=5))
     client = story.account.client
     seconds = {key.decode().removeprefix(PREFIX): client.ttl(key) for key in story.account.ask("KEYS", PREFIX + "*")}
+    assert 7 * DAY < seconds.pop(f"sh:{HOURS}") <= 8 * DAY
+    for name in (f"kh:k1:{int(HOURS) // 24}", "top:2026-11-18:cost"):
+        assert 2 * DAY < seconds.pop(name) <= 3 * DAY
     assert 24 * HOUR < seconds.pop(f"done:{HOURS}") <= 25 * HOUR
     assert 34 * DAY < seconds.pop(f"uh:{HOURS}") <= 35 * DAY
     assert 399 * DAY < seconds.pop("ud:2026-11-18") <= 400 * DAY
@@ -533,8 +539,48 @@ def test_all_keys_of_an_account_lie_in_one_slot(story: Story) -> None:
     story.settle(0, "b", *checks, used=bill(cost=5))
     story.run(LEASE, books.sweep(1))
     keys: list[bytes] = [key for key in story.account.ask("KEYS", "*") if not key.startswith(PREFIX.encode() + b"test")]
-    assert len(keys) == 9
+    assert len(keys) == 13
     assert {key_slot(key) for key in keys} == {key_slot(books.TEAM.encode())}
+
+
+def test_pages_read_sums_and_the_day_s_keys_in_order(story: Story) -> None:
+    story.reserve(0, call="a")
+    story.settle(0, "a", used=bill(cost=5, tokens=70))
+    story.reserve(0, call="b")
+    story.settle(0, "b", used=bill(cost=2, tokens=30))
+    checks = (rate(1, name="rpm"),)
+    for call in "cdef":
+        story.run(0, books.reserve(call, HOURS, checks, row=f'{{"id":"{call}"}}', key="k1", day="2026-11-18"))
+    sums = story.account.seen().sums
+    day = int(HOURS) // 24
+    assert sums[f"sh:{HOURS}"] == {
+        "gpt-4.1\topenai\tcalls": 2,
+        "gpt-4.1\topenai\tin": 100,
+        "gpt-4.1\topenai\tcost": 7,
+        "\t\trefused": 3,
+    }
+    assert sums[f"kh:k1:{day}"] == {
+        f"{HOURS}\t{n}": c for n, c in (("calls", 2), ("in", 100), ("cost", 7), ("refused", 3))
+    }
+    assert sums["top:2026-11-18:cost"] == {"k1": 7}
+    assert sums["top:2026-11-18:tokens"] == {"k1": 100}
+    assert sums["top:2026-11-18:refused"] == {"k1": 3}
+
+
+def test_errors_are_told_apart_and_a_key_s_first_refusal_with_them(story: Story) -> None:
+    failing = replace(bill(row='{"id":"bad"}'), metrics=(("m\tp\tcalls", 1), ("m\tp\terrors", 1)))
+    story.reserve(0, call="bad")
+    story.settle(0, "bad", used=failing)
+    story.reserve(0, call="good")
+    story.settle(0, "good", used=bill())
+    story.reserve(0, call="lost")
+    story.run(LEASE + 1, books.sweep())
+    checks = (rate(0, name='rpm["x*]'),)
+    for call in ("r1", "r2"):
+        story.run(LEASE, books.reserve(call, HOURS, checks, row=f'{{"id":"{call}"}}', key="k1", day="2026-11-18"))
+    rows = [json.loads(fields[b"r"]) for _, fields in story.account.ask("XRANGE", PREFIX + "errors", "-", "+")]
+    assert rows[:2] == [{"id": "bad"}, {"id": "lost", "lost": True}]
+    assert rows[2:] == [{"id": "r1", "status": 429, "outcome": "limit", "limit": 'rpm["x*]'}]
 
 
 @contextmanager

@@ -111,8 +111,8 @@ MUTANTS = (
     ),
     Mutant(
         "a refusal after something was taken",
-        "  if refusal then\n    return refusal",
-        "  if refusal then\n    hold_rates(prefix, checks, second)\n    return refusal",
+        "  if refusal then\n    if argv[12]",
+        "  if refusal then\n    hold_rates(prefix, checks, second)\n    if argv[12]",
     ),
     Mutant("the shortest wait is told", "      if weight > worst then", "      if worst < 0 or weight < worst then"),
     Mutant("expired keys pass", "now >= ends and not again", "now > ends + 10 and not again"),
@@ -120,6 +120,17 @@ MUTANTS = (
         "every window is today's", "(stop > 0 and now >= stop * 1000)", "(stop > 0 and now >= stop * 1000 + 86400000)"
     ),
     Mutant("tomorrow's budget is open today", "(start * 1000 > now and window ~= start)", "false"),
+    Mutant(
+        "what a page shows of a key is counted twice",
+        "    sum(own, hour .. '\\t' .. name, amount, KEEP_KEYS)\n",
+        "    sum(own, hour .. '\\t' .. name, amount * 2, KEEP_KEYS)\n",
+    ),
+    Mutant(
+        "a late settlement stays in the order of keys",
+        "local orders = {cost = 0, tokens = 0}",
+        "local orders = {cost = sign, tokens = 0}",
+    ),
+    Mutant("refusals are not counted", "    if argv[12] ~= '' then", "    if false then"),
     Mutant("anybody may write a record", "if argv[1] ~= '*' and argv[1] ~= etag then", "if false then"),
 )
 SHORT = settings(USUAL, phases=[Phase.generate])
