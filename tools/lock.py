@@ -1,6 +1,6 @@
 """Write the two lock files from pyproject.toml: every package, direct or not, with its version and its files' hashes.
 
-`requirements.lock` is the whole development environment (runtime, the `demo` extra, the `dev` group); `make serve`,
+`requirements.lock` is the whole development environment (runtime, the `demo` and `otel` extras, the `dev` group); `make serve`,
 `make test` and CI install exactly it with `pip --require-hashes`. `docker/requirements-slim.lock` is what the slim
 image installs: the runtime without litellm, at the same versions. Neither names the index it was resolved from.
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--upgrade", action="store_true", help="move to the newest releases allowed")
     upgrade = ["--upgrade"] if parser.parse_args().upgrade else []
 
-    resolve("pyproject.toml", FULL, ["--extra", "demo", "--group", "dev", *upgrade])
+    resolve("pyproject.toml", FULL, ["--extra", "demo", "--extra", "otel", "--group", "dev", *upgrade])
 
     wanted: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     slim = "\n".join(line for line in wanted if not line.startswith(LEFT_OUT_OF_SLIM))
