@@ -1,6 +1,6 @@
 """Write the two lock files from pyproject.toml: every package, direct or not, with its version and its files' hashes.
 
-`requirements.lock` is the whole development environment (runtime, the `demo` and `otel` extras, the `dev` group); `make serve`,
+`requirements.lock` is the whole development environment (runtime, the extras, the `dev` group); `make serve`,
 `make test` and CI install exactly it with `pip --require-hashes`. `docker/requirements-slim.lock` is what the slim
 image installs: the runtime without litellm, at the same versions. Neither names the index it was resolved from.
 
