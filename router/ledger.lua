@@ -29,7 +29,8 @@ a tab, a metric is `<model>\t<provider>\t<name>`.
 What is used is added up for reports (`uh:<hour>` and `ud:<day>`, by key, model and provider), and for pages in sums that are
 read whole however many calls and keys there are:
   sh:<hour>             all keys together: the metrics as they are, and `\t\trefused`
-  kh:<key>:<hour // 24> one key: `<hour>\t<name>`
+  km:<key>:<day>        the set of `<model>\t<provider>` that a key has used: with it the key's own sums are found by name
+  rh:<hour>             how often each key was refused by a limit
   top:<day>:<what>      the day's keys in order of what they cost, their tokens, or how often a limit refused them
   errors                a stream like `recent`, of failed and lost calls and of the first refusal of a key in each hour
 ]]
@@ -230,27 +231,29 @@ local function order(prefix, day, what, key, amount)
   end
 end
 
-local function of_key(prefix, key, hour)
-  return prefix .. 'kh:' .. key .. ':' .. int(math.floor(tonumber(hour) / 24))
-end
-
 local function note(prefix, bill, sign)
   if bill[4] == '' then
     return
   end
   local metrics, hour, day, key = bill[5], bill[6], bill[7], string.sub(bill[4], 1, -2)
-  local by_hour, by_day, all, own = prefix .. 'uh:' .. hour, prefix .. 'ud:' .. day, prefix .. 'sh:' .. hour, of_key(prefix, key, hour)
-  local orders = {cost = 0, tokens = 0}
+  local by_hour, by_day, all = prefix .. 'uh:' .. hour, prefix .. 'ud:' .. day, prefix .. 'sh:' .. hour
+  local orders, last = {cost = 0, tokens = 0}, nil
   for at = 1, #metrics, 2 do
     local metric, amount = metrics[at], metrics[at + 1] * sign
-    local name = string.match(metric, '[^\t]*$')
+    local where, name = string.match(metric, '^(.*)\t(.*)$')
     sum(by_hour, bill[4] .. metric, amount, KEEP_HOURS)
     sum(by_day, bill[4] .. metric, amount, KEEP_DAYS)
     sum(all, metric, amount, KEEP_SUMS)
-    sum(own, hour .. '\t' .. name, amount, KEEP_KEYS)
     local what = ORDERED[name]
     if what then
       orders[what] = orders[what] + amount
+    end
+    if where ~= last then
+      last = where
+      local used = prefix .. 'km:' .. key .. ':' .. day
+      if redis.call('SADD', used, where) == 1 then
+        redis.call('EXPIRE', used, KEEP_KEYS, 'NX')
+      end
     end
   end
   order(prefix, day, 'cost', key, orders.cost)
@@ -280,9 +283,9 @@ end
 local function turn_away(prefix, hour, key, day, row, check)
   sum(prefix .. 'sh:' .. hour, '\t\trefused', 1, KEEP_SUMS)
   order(prefix, day, 'refused', key, 1)
-  local own = of_key(prefix, key, hour)
-  if redis.call('HINCRBY', own, hour .. '\trefused', 1) == 1 then
-    redis.call('EXPIRE', own, KEEP_KEYS, 'NX')
+  local refusals = prefix .. 'rh:' .. hour
+  if redis.call('HINCRBY', refusals, key, 1) == 1 then
+    redis.call('EXPIRE', refusals, KEEP_KEYS, 'NX')
     if row ~= '' then
       local name = string.match(check[2], '^[nw]:team') and 'team.' .. check[3] or check[3]
       local told = string.sub(row, 1, -2) .. ',"status":429,"outcome":"limit","limit":' .. cjson.encode(name) .. '}'

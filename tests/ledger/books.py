@@ -218,7 +218,9 @@ class Seen:
     """By hour and call."""
     usage: Mapping[str, Mapping[str, int]]
     sums: Mapping[str, Mapping[str, int]]
-    """What pages read: of all keys by hour, of each key, and the order of the day's keys."""
+    """What pages read: of all keys by hour, refusals, and the order of the day's keys."""
+    used_models: Mapping[str, frozenset[str]]
+    """What each key has used on a day; it may know more than is left of it."""
     used: Mapping[str, int]
     records: Mapping[str, bytes]
     rows: int
@@ -239,6 +241,7 @@ def seen(dump: Sequence[tuple[bytes, Any]]) -> Seen:
     tombstones: dict[tuple[str, str], bytes] = {}
     usage: dict[str, dict[str, int]] = {}
     sums: dict[str, dict[str, int]] = {}
+    used_models: dict[str, frozenset[str]] = {}
     holds: dict[str, tuple[str, int, bytes, bytes]] = {}
     leases: dict[str, int] = {}
     used: dict[str, int] = {}
@@ -262,8 +265,10 @@ def seen(dump: Sequence[tuple[bytes, Any]]) -> Seen:
             tombstones |= {(suffix.partition(":")[2], call): mark for call, mark in _pairs(value)}
         elif kind in ("uh", "ud"):
             usage[suffix] = {name: int(number) for name, number in _pairs(value) if int(number)}
-        elif kind in ("sh", "kh", "top"):
+        elif kind in ("sh", "rh", "top"):
             sums[suffix] = {name: int(number) for name, number in _pairs(value) if int(number)}
+        elif kind == "km":
+            used_models[suffix] = frozenset(where.decode() for where in value)
         elif suffix == "holds":
             holds = {call: (hold[0].decode(), hold[1], hold[2], hold[3]) for call, hold in _pairs(value)}
         elif suffix == "leases":
@@ -280,7 +285,9 @@ def seen(dump: Sequence[tuple[bytes, Any]]) -> Seen:
             assert key.decode() == CLOCK_KEY, key
     usage = {name: table for name, table in usage.items() if table}
     sums = {name: table for name, table in sums.items() if table}
-    return Seen(counters, rates, rate_facts, holds, leases, tombstones, usage, sums, used, records, rows, errors)
+    return Seen(
+        counters, rates, rate_facts, holds, leases, tombstones, usage, sums, used_models, used, records, rows, errors
+    )
 
 
 class Books:

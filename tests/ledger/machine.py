@@ -511,6 +511,10 @@ class Ledger(RuleBasedStateMachine):
         }, told
         assert seen.usage == model.usage(), told
         assert seen.sums == model.sums(), told
+        for table, rows in seen.usage.items():
+            for name in rows if table.startswith("ud:") else ():
+                key, _, where = name.rpartition("\t")[0].partition("\t")
+                assert where in seen.used_models[f"km:{key}:{table[3:]}"], told
         assert seen.used == model.used, told
         assert seen.records == model.records, told
         assert seen.rows == model.rows, told

@@ -60,7 +60,8 @@ NOTHING = Bill()
 def _add(tables: dict[str, Counter[str]], hour: str, key: str, day: str, metric: str, amount: int) -> None:
     name = metric.rpartition("\t")[2]
     tables[f"sh:{hour}"][metric] += amount
-    tables[f"kh:{key}:{int(hour) // 24}"][f"{hour}\t{name}"] += amount
+    if name == "refused":
+        tables[f"rh:{hour}"][key] += amount
     order = {"cost": "cost", "in": "tokens", "out": "tokens", "refused": "refused"}.get(name)
     if order:
         tables[f"top:{day}:{order}"][key] += amount

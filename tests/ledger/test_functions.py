@@ -518,7 +518,7 @@ def test_what_is_kept_expires_when_it_has_served(story: Story) -> None:
     client = story.account.client
     seconds = {key.decode().removeprefix(PREFIX): client.ttl(key) for key in story.account.ask("KEYS", PREFIX + "*")}
     assert 7 * DAY < seconds.pop(f"sh:{HOURS}") <= 8 * DAY
-    for name in (f"kh:k1:{int(HOURS) // 24}", "top:2026-11-18:cost"):
+    for name in ("km:k1:2026-11-18", "top:2026-11-18:cost"):
         assert 2 * DAY < seconds.pop(name) <= 3 * DAY
     assert 24 * HOUR < seconds.pop(f"done:{HOURS}") <= 25 * HOUR
     assert 34 * DAY < seconds.pop(f"uh:{HOURS}") <= 35 * DAY
@@ -552,16 +552,14 @@ def test_pages_read_sums_and_the_day_s_keys_in_order(story: Story) -> None:
     for call in "cdef":
         story.run(0, books.reserve(call, HOURS, checks, row=f'{{"id":"{call}"}}', key="k1", day="2026-11-18"))
     sums = story.account.seen().sums
-    day = int(HOURS) // 24
     assert sums[f"sh:{HOURS}"] == {
         "gpt-4.1\topenai\tcalls": 2,
         "gpt-4.1\topenai\tin": 100,
         "gpt-4.1\topenai\tcost": 7,
         "\t\trefused": 3,
     }
-    assert sums[f"kh:k1:{day}"] == {
-        f"{HOURS}\t{n}": c for n, c in (("calls", 2), ("in", 100), ("cost", 7), ("refused", 3))
-    }
+    assert sums[f"rh:{HOURS}"] == {"k1": 3}
+    assert story.account.seen().used_models == {"km:k1:2026-11-18": {"gpt-4.1\topenai"}}
     assert sums["top:2026-11-18:cost"] == {"k1": 7}
     assert sums["top:2026-11-18:tokens"] == {"k1": 100}
     assert sums["top:2026-11-18:refused"] == {"k1": 3}

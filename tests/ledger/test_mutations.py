@@ -120,11 +120,8 @@ MUTANTS = (
         "every window is today's", "(stop > 0 and now >= stop * 1000)", "(stop > 0 and now >= stop * 1000 + 86400000)"
     ),
     Mutant("tomorrow's budget is open today", "(start * 1000 > now and window ~= start)", "false"),
-    Mutant(
-        "what a page shows of a key is counted twice",
-        "    sum(own, hour .. '\\t' .. name, amount, KEEP_KEYS)\n",
-        "    sum(own, hour .. '\\t' .. name, amount * 2, KEEP_KEYS)\n",
-    ),
+    Mutant("what a page shows is counted twice", "sum(all, metric, amount, ", "sum(all, metric, amount * 2, "),
+    Mutant("a key's own sums cannot be found", "redis.call('SADD', used, where)", "redis.call('SADD', used, name)"),
     Mutant(
         "a late settlement stays in the order of keys",
         "local orders = {cost = 0, tokens = 0}",
