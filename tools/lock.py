@@ -1,8 +1,9 @@
-"""Write the two lock files from pyproject.toml: every package, direct or not, with its version and its files' hashes.
+"""Write the lock files from pyproject.toml: every package, direct or not, with its version and its files' hashes.
 
 `requirements.lock` is the whole development environment (runtime, the extras, the `dev` group); `make serve`,
-`make test` and CI install exactly it with `pip --require-hashes`. `docker/requirements-slim.lock` is what the slim
-image installs: the runtime without litellm, at the same versions. Neither names the index it was resolved from.
+`make test` and CI install exactly it with `pip --require-hashes`. `docker/requirements-slim.lock` and `-full.lock` are
+what the images install, without litellm and with it (and with `otel`), at the same versions; `-build.lock` is what builds
+the wheel. None names the index it was resolved from.
 
     python -m tools.lock            keep the versions that are locked, add and drop what pyproject.toml asks for
     python -m tools.lock --upgrade  move everything to the newest release that pyproject.toml allows
@@ -19,6 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FULL = Path("requirements.lock")
 SLIM = Path("docker/requirements-slim.lock")
+IMAGE = Path("docker/requirements-full.lock")
+BUILD = Path("docker/requirements-build.lock")
 HEADER = "# Made by `make lock` from pyproject.toml; do not edit.\n"
 LEFT_OUT_OF_SLIM = ("litellm",)  # 300 MB with what it brings
 
@@ -40,13 +43,19 @@ def main() -> None:
 
     resolve("pyproject.toml", FULL, ["--extra", "demo", "--extra", "otel", "--group", "dev", *upgrade])
 
-    wanted: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    slim = "\n".join(line for line in wanted if not line.startswith(LEFT_OUT_OF_SLIM))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted: list[str] = project["project"]["dependencies"]
+    parts = {
+        SLIM: [line for line in wanted if not line.startswith(LEFT_OUT_OF_SLIM)],
+        IMAGE: [*wanted, *project["project"]["optional-dependencies"]["otel"]],
+        BUILD: project["build-system"]["requires"],
+    }
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as pins:  # the same versions as in the full lock
         pins.write("\n".join(_pins(ROOT / FULL)))
         pins.flush()
-        resolve("-", SLIM, ["--constraint", pins.name, *upgrade], slim)
-    for path in (FULL, SLIM):
+        for path, lines in parts.items():
+            resolve("-", path, ["--constraint", pins.name, *upgrade], "\n".join(lines))
+    for path in (FULL, *parts):
         print(f"{path}: {len(_pins(ROOT / path))} packages")
 
 
