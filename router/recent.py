@@ -77,7 +77,15 @@ class RecentReader:
         self._clock: Callable[[], float] = usage.clock
 
     async def read(self, wanted: Wanted, teams: Sequence[Team]) -> Recent:
-        """The newest rows of these teams."""
+        """The newest rows of these teams, as they are shown."""
+        found = await self.rows(wanted, teams)
+        async with self._usage.errors():
+            names = await self._usage.key_names({str(row["key"]): team.id for row, team in found if row.get("key")})
+        cursor = max((found[0][0]["_at"] if found else 0) - OVERLAP, wanted.after or 0)
+        return Recent([self._shown(row, team, names) for row, team in found], cursor)
+
+    async def rows(self, wanted: Wanted, teams: Sequence[Team]) -> list[tuple[Row, Team]]:
+        """The newest rows of these teams as they are kept, newest first (see `rows_of`)."""
         streams = [_Stream(team) for team in teams]
         async with self._usage.errors():
             left = MOST_ENTRIES
@@ -90,16 +98,9 @@ class RecentReader:
                 )
                 edge = times[wanted.limit - 1] if len(times) >= wanted.limit else -1
                 asked = [stream for stream in streams if not stream.over and stream.oldest >= edge]
-        found = [
-            (row["_at"], stream.team, row) for stream in streams for row in stream.rows.values() if wanted.match(row)
-        ]
-        found.sort(key=lambda one: (one[0], one[2]["id"]), reverse=True)
-        newest = found[0][0] if found else 0
-        found = found[: wanted.limit]
-        async with self._usage.errors():
-            names = await self._usage.key_names({str(row["key"]): team.id for _, team, row in found if row.get("key")})
-        cursor = max(newest - OVERLAP, wanted.after or 0)
-        return Recent([self._shown(row, team, names) for _, team, row in found], cursor)
+        found = [(row, stream.team) for stream in streams for row in stream.rows.values() if wanted.match(row)]
+        found.sort(key=lambda one: (one[0]["_at"], one[0]["id"]), reverse=True)
+        return found[: wanted.limit]
 
     async def _page(self, streams: Sequence[_Stream], wanted: Wanted) -> int:
         least = "-" if wanted.after is None else f"{wanted.after}-0"
@@ -143,6 +144,19 @@ class RecentReader:
 
 def recent_name(team: str) -> str:
     return f"sy:{{{team}}}:recent"
+
+
+def rows_of(team: Team, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Row]:
+    """The calls in some entries of a team's stream, which come newest first: `_at` is when something was last said of
+    one, `_began` when it began (Unix milliseconds)."""
+    stream = _Stream(team)
+    _merge(stream, entries)
+    return list(stream.rows.values())
+
+
+def errors_name(team: str) -> str:
+    """Like the stream of recent requests, of those that failed, were lost or were refused by a limit."""
+    return f"sy:{{{team}}}:errors"
 
 
 def _merge(stream: _Stream, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> None:
