@@ -41,6 +41,7 @@ check: setup ## format, lint, types, import layers, documentation
 	@$(RUN) mypy $(CODE)
 	@.venv/bin/lint-imports --no-cache
 	@$(RUN) tools.check_docs
+	@$(RUN) tools.metrics_page --check
 
 format: setup ## put the code into its format and sort imports
 	@$(RUN) ruff format .

@@ -1,167 +1,352 @@
-"""What operators read on `/metrics`. Labels are bounded: models and providers of the config or `other`, never a
-client's string.
+"""What operators read on `/metrics`. Which metrics there are stands in router.metric_table; labels are bounded: models
+and providers of the config or `other`, never a client's string.
 
 Children are looked up once and kept: on the hot path a metric is a dict look-up and an addition. With several workers
-the values are in files (see router.metrics_files), and each worker shows the sum of all.
+the numbers are in files (see router.metrics_files), and each worker shows all of them added up.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.metrics import MetricWrapperBase
+import logging
+import os
+import time
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, get_args
 
 from providers.errors import LimitReached
-from router.metrics_files import Files
+from router.metric_table import BY_NAME, NONE
+from router.metric_text import ABSENT, Board, Row, key_of
+from router.metrics_files import Entry, Shelf
+from router.routing import Plan, Target
+from router.settlement import Bill, Mark
 from router.slots import ALONE, Slot
 from router.trace import Trace
 
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-OVERHEAD = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+LAG_PACE: Final = 0.5
+"""Seconds between two samples of the event loop's lag."""
+PUBLISH_PACE: Final = 1.0
+"""Seconds between two times that other workers are told this one's gauges."""
+
+STORE_ERRORS: Final = ("not_sent", "unanswered", "refused")
+"""What becomes of questions to the store that fail."""
+
+Rows = Mapping[str, Sequence[Row]]
+"""Rows of gauges by the family's name."""
+
+_log = logging.getLogger("switchyard.metrics")
 
 
-Across = Literal["sum", "max", "min"]
-"""What a gauge of several workers shows."""
+class Number:
+    """One counter or gauge."""
 
-_MODES: dict[Across, Literal["livesum", "livemax", "livemin"]] = {"sum": "livesum", "max": "livemax", "min": "livemin"}
-"""Only `live` ones: what a worker that ended said of the present counts no longer."""
+    __slots__ = ("_cells", "_place")
+
+    def __init__(self, entry: Entry) -> None:
+        self._cells, self._place = entry.cells, entry.place
+
+    def inc(self, amount: float = 1.0) -> None:
+        self._cells[self._place] += amount
+
+    def dec(self) -> None:
+        self._cells[self._place] -= 1.0
+
+    def set(self, value: float) -> None:
+        self._cells[self._place] = value
+
+    def get(self) -> float:
+        return self._cells[self._place]
 
 
-class _Children:
-    """The children of one metric by their label values."""
+class Histogram:
+    """One set of buckets."""
 
-    __slots__ = ("_collecting", "_known", "_metric")
+    __slots__ = ("_bounds", "_cells", "_place", "_sum")
 
-    def __init__(self, metric: MetricWrapperBase, collecting: Callable[[], AbstractContextManager[None]]) -> None:
-        self._metric = metric
-        self._collecting = collecting
-        self._known: dict[tuple[str, ...], Any] = {}
+    def __init__(self, entry: Entry, bounds: tuple[float, ...]) -> None:
+        self._cells, self._place, self._bounds = entry.cells, entry.place, bounds
+        self._sum = entry.place + len(bounds) + 1
 
-    def of(self, *values: str) -> Any:  # a Counter or a Histogram, by the metric it belongs to
+    def observe(self, value: float) -> None:
+        cells = self._cells
+        cells[self._place + bisect_left(self._bounds, value)] += 1.0
+        cells[self._sum] += value
+
+
+class Numbers:
+    """The children of one counter or gauge by their label values."""
+
+    __slots__ = ("_known", "_name", "_shelf", "_size")
+
+    def __init__(self, name: str, shelf: Shelf) -> None:
+        self._name, self._shelf = name, shelf
+        self._size = len(BY_NAME[name].labels)
+        self._known: dict[tuple[str, ...], Number] = {}
+
+    def of(self, *values: str) -> Number:
         child = self._known.get(values)
         if child is None:
-            with self._collecting():
-                child = self._known[values] = self._metric.labels(*values) if values else self._metric
+            assert len(values) == self._size, self._name
+            child = self._known[values] = Number(self._shelf.own.entry(key_of(self._name, values), 1))
+        return child
+
+    def known(self) -> Mapping[tuple[str, ...], Number]:
+        return self._known
+
+
+class Histograms:
+    """The children of one histogram by their label values."""
+
+    __slots__ = ("_family", "_known", "_shelf")
+
+    def __init__(self, name: str, shelf: Shelf) -> None:
+        self._family, self._shelf = BY_NAME[name], shelf
+        self._known: dict[tuple[str, ...], Histogram] = {}
+
+    def of(self, *values: str) -> Histogram:
+        child = self._known.get(values)
+        if child is None:
+            family = self._family
+            assert len(values) == len(family.labels), family.name
+            entry = self._shelf.own.entry(key_of(family.name, values), family.cells)
+            child = self._known[values] = Histogram(entry, family.buckets)
         return child
 
 
 class Metrics:
-    """The router's metrics in a registry of their own. Raises OSError where a worker's files cannot be made."""
+    """The router's metrics. Raises OSError where a worker's files cannot be made."""
 
     def __init__(self, version: str, slot: Slot = ALONE) -> None:
-        # No gauge beside each counter and histogram with its birthday: that is a third more series for nothing.
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no annotation there
-        registry = self.registry = CollectorRegistry(auto_describe=False)
-        self._files = Files(slot.directory, slot.number) if slot.directory is not None else None
-        collecting = self._collecting = self._files.collecting if self._files is not None else nullcontext
-        self._read: list[tuple[Gauge, Callable[[], float]]] = []
-
-        def counter(name: str, text: str, *labels: str) -> _Children:
-            with collecting():  # one without labels has its value from here on
-                made = Counter(f"switchyard_{name}", text, labels, registry=registry)
-            return _Children(made, collecting)
-
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> _Children:
-            with collecting():
-                made = Histogram(f"switchyard_{name}", text, labels, buckets=buckets, registry=registry)
-            return _Children(made, collecting)
-
-        self._requests = counter("requests", "Calls by outcome.", "dialect", "model", "provider", "status", "fallback")
-        self._attempts = counter("attempts", "Calls to providers by outcome.", "provider", "outcome")
-        self._fallbacks = counter("fallbacks", "Answers by a fallback.", "model", "to", "reason")
-        self._tokens = counter("tokens", "Tokens as providers reported them.", "provider", "model", "type")
-        self._disconnects = counter("client_disconnects", "Calls whose client left before the end.", "dialect")
-        self._refusals = counter("quota_refusals", "Calls refused by a limit of a key or team.", "limit", "scope")
-        self._settlements = counter("settlements", "Calls settled, by what is known of their usage.", "mark")
-        self.overshot: Callable[[], None] = (
-            counter("quota_overshoots", "Calls that used more than they had held.").of().inc
-        )
-        decision = histogram(
-            "store_decision_seconds", "Time until a call was admitted or refused by the store.", OVERHEAD
-        )
-        self.decided: Callable[[float], None] = decision.of().observe
+        place = slot.directory, slot.number, slot.count
+        self._counters, self._gauges = Shelf("counter", *place), Shelf("gauge", *place)
+        self._board = Board((self._counters, self._gauges))
+        self._reads: list[Callable[[], None]] = []
+        self._later: list[Callable[[], Awaitable[Rows]]] = []
+        self._requests = self.counter("requests_total")
+        self._attempts = self.counter("upstream_attempts_total")
+        self._fallbacks = self.counter("fallbacks_total")
+        self._tokens = self.counter("tokens_total")
+        self._cost = self.counter("cost_total")
+        self._disconnects = self.counter("client_disconnects_total")
+        self._rejections = self.counter("quota_rejections_total")
+        self._settlements = self.counter("settlements_total")
+        self._store_errors = self.counter("redis_errors_total")
+        self._duration = self.histogram("request_duration_seconds")
+        self._first = self.histogram("ttft_seconds")
+        self._pace = self.histogram("time_per_output_token_seconds")
+        self._overhead = self.histogram("overhead_seconds")
+        self._waits = self.histogram("queue_wait_seconds")
+        self._lag = self.histogram("event_loop_lag_seconds").of()
+        self.overshot: Callable[[], None] = self.counter("quota_overshoots_total").of().inc
+        self.decided: Callable[[float], None] = self.histogram("redis_decision_seconds").of().observe
         """Takes the seconds of one decision."""
-        self._duration = histogram("request_duration_seconds", "Whole time of a call.", SECONDS, "dialect", "provider")
-        self._first = histogram(
-            "time_to_first_token_seconds", "Time to the first content of a stream.", SECONDS, "provider"
-        )
-        self._overhead = histogram(
-            "overhead_seconds", "Time spent by the router itself before the answer began.", OVERHEAD, "dialect"
-        )
-        self.in_flight = self._gauge("requests_in_flight", "Calls that run now.", "sum")
-        self._gauge("workers", "Processes that serve.", "sum").set(1)
-        with collecting():
-            self._gauge("build_info", "Always 1; the version is in the label.", "max", "version").labels(version).set(1)
+        self.in_flight = self._numbers("requests_in_flight", self._gauges).of()
+        self._numbers("workers", self._gauges).of().set(1)
+        self._numbers("build_info", self._gauges).of(version).set(1)
+        self.in_flight.set(0)
+        # Series of counters that are rarely counted stand from the start: a rate needs a value before the first one.
+        for mark in get_args(Mark):
+            self._settlements.of(mark)
+        for kind in STORE_ERRORS:
+            self._store_errors.of(kind)
+        self.count("cpu_seconds_total", time.process_time)
+        self.gauge("resident_memory_bytes", _resident)
 
-    def gauge(self, name: str, text: str, read: Callable[[], float], across: Across = "sum") -> None:
-        """A gauge that is read when scraped. Of several workers it shows the sum, or the largest or smallest value;
-        those of other workers may be as old as the last `publish`."""
-        gauge = self._gauge(name, text, across)
-        if self._files is None:
-            gauge.set_function(read)
-        else:
-            self._read.append((gauge, read))
+    # --- declaring
 
-    def _gauge(self, name: str, text: str, across: Across, *labels: str) -> Gauge:
-        with self._collecting():
-            return Gauge(f"switchyard_{name}", text, labels, multiprocess_mode=_MODES[across], registry=self.registry)
+    def counter(self, name: str) -> Numbers:
+        return self._numbers(name, self._counters)
 
-    def publish(self) -> None:
-        """Let the other workers see this one's gauges as they are now."""
-        for gauge, read in self._read:
-            gauge.set(read())
+    def histogram(self, name: str) -> Histograms:
+        return Histograms(name, self._counters)
 
-    def observe(self, trace: Trace, model: str, now: float, mark: str | None = None) -> None:
-        """Count a finished call. `model` is a bounded label; `mark` is how it was settled, None when it was not."""
+    def _numbers(self, name: str, shelf: Shelf) -> Numbers:
+        return Numbers(name, shelf)
+
+    def gauge(self, name: str, read: Callable[[], float | None]) -> None:
+        """A gauge that is read when scraped; None for no value. What other workers show of it may be as old as the
+        last `publish`."""
+        child = self._numbers(name, self._gauges).of()
+
+        def publish() -> None:
+            value = read()
+            child.set(ABSENT if value is None else value)
+
+        child.set(ABSENT)
+        self._reads.append(publish)
+
+    def gauges(self, name: str, read: Callable[[], Mapping[tuple[str, ...], float]]) -> None:
+        """The same for one with labels: values by the labels' values. Those that are named no longer are gone."""
+        numbers = self._numbers(name, self._gauges)
+
+        def publish() -> None:
+            values = read()
+            for labels, child in numbers.known().items():
+                if labels not in values:
+                    child.set(ABSENT)
+            for labels, value in values.items():
+                numbers.of(*labels).set(value)
+
+        self._reads.append(publish)
+
+    def count(self, name: str, read: Callable[[], float]) -> None:
+        """A counter that something else counts, from 0 at this process's start."""
+        child = self.counter(name).of()
+        before = child.get()  # of the worker that this one replaces
+        self._reads.append(lambda: child.set(before + read()))
+
+    def at_scrape(self, read: Callable[[], Awaitable[Rows]]) -> None:
+        """Gauges that no worker owns: read once per scrape, by whoever is scraped. `read` raises nothing."""
+        self._later.append(read)
+
+    # --- counting
+
+    def waited(self, provider: str, seconds: float) -> None:
+        """A call waited for a place at a provider."""
+        self._waits.of(provider).observe(seconds)
+
+    def store_failed(self, kind: str) -> None:
+        """A question to the store failed. kind: a value of the label."""
+        self._store_errors.of(kind).inc()
+
+    def observe(
+        self,
+        trace: Trace,
+        route: str,
+        now: float,
+        bill: Bill | None = None,
+        label: Callable[[Target], str] | None = None,
+    ) -> None:
+        """Count a finished call. `route` and `label(target)` are bounded labels; `bill` None: it was not settled."""
         answered = trace.answered
-        provider = answered.provider.name if answered is not None else "none"
-        dialect = trace.dialect
-        status = "499" if trace.client_gone else str(trace.status)
-        self._requests.of(dialect, model, provider, status, trace.fallback or "none").inc()
+        dialect, fallback, error = trace.dialect, trace.fallback, trace.error
+        provider = model = NONE
+        if answered is not None:
+            provider = answered.provider.name
+            model = label(answered) if label is not None else NONE
+        if trace.client_gone:
+            status = "499"
+            self._disconnects.of(dialect).inc()
+        else:
+            # A stream that broke off said 200 when it began.
+            number = trace.status if error is None or trace.status >= 400 else error.status
+            status = _CLASSES.get(number // 100, "5xx")
+        self._requests.of(dialect, route, provider, model, status, fallback or NONE).inc()
         for attempt in trace.attempts:
             self._attempts.of(attempt.target.provider.name, attempt.outcome).inc()
         self._duration.of(dialect, provider).observe(now - trace.started)
-        if mark is not None:
-            self._settlements.of(mark).inc()
-        if isinstance(trace.error, LimitReached):
-            title = trace.error.limit.partition("[")[0]  # without the pattern: admins may make any number of them
+        if bill is not None:
+            self._settlements.of(bill.mark).inc()
+            for part in bill.parts:
+                where = part.target.provider.name, label(part.target) if label is not None else NONE
+                usage = part.usage
+                if usage.input:
+                    self._tokens.of(*where, "input").inc(usage.input)
+                if usage.output:
+                    self._tokens.of(*where, "output").inc(usage.output)
+                if usage.cached:
+                    self._tokens.of(*where, "input_cached").inc(usage.cached)
+                if usage.cache_write:
+                    self._tokens.of(*where, "input_cache_write").inc(usage.cache_write)
+                if usage.reasoning:
+                    self._tokens.of(*where, "output_reasoning").inc(usage.reasoning)
+                if part.cost:
+                    self._cost.of("usd", *where).inc(part.cost)
+        if isinstance(error, LimitReached):
+            title = error.limit.partition("[")[0]  # without the pattern: admins may make any number of them
             name = title.removeprefix("team.")
-            self._refusals.of(name, "key" if name == title else "team").inc()
-        if trace.client_gone:
-            self._disconnects.of(dialect).inc()
+            self._rejections.of(name, "key" if name == title else "team").inc()
         if answered is None:
             return
-        if trace.fallback is not None:
-            self._fallbacks.of(model, provider, trace.fallback).inc()
-        if trace.first_content is not None:
+        if fallback is not None:
+            self._fallbacks.of(_first_planned(trace.plan), provider, fallback).inc()
+        first = trace.first_content
+        if first is not None:
             self._overhead.of(dialect).observe(trace.overhead(now))
             if trace.call is not None and trace.call.stream:
-                self._first.of(provider).observe(trace.first_content - trace.started)
-        usage = trace.meter.usage if trace.meter is not None else None
-        if usage is not None:
-            for kind, count in (
-                ("input", usage.input),
-                ("output", usage.output),
-                ("cached", usage.cached),
-                ("reasoning", usage.reasoning),
-            ):
-                if count is not None and 0 < count < 1 << 40:
-                    self._tokens.of(provider, model, kind).inc(count)
+                self._first.of(provider).observe(first - trace.started)
+                if bill is not None and bill.parts and error is None and not trace.client_gone:
+                    last = bill.parts[-1]
+                    if last.target is answered and last.usage.output is not None and last.usage.output > 1:
+                        self._pace.of(provider).observe((now - first) / (last.usage.output - 1))
 
-    def render(self) -> bytes:
-        """The text format; with several workers, of all together."""
-        if self._files is None:
-            return generate_latest(self.registry)
+    # --- showing
+
+    def publish(self) -> None:
+        """Let the other workers see this one's gauges as they are now."""
+        for read in self._reads:
+            read()
+
+    async def run(self) -> None:
+        """Publish, and sample the event loop's lag, until cancelled."""
+        loop = asyncio.get_running_loop()
+        published = 0.0
+        while True:
+            due = loop.time() + LAG_PACE
+            await asyncio.sleep(LAG_PACE)
+            now = loop.time()
+            self._lag.observe(max(0.0, now - due))
+            if now - published >= PUBLISH_PACE - LAG_PACE / 2:
+                published = now
+                try:
+                    self.publish()
+                except Exception:  # noqa: BLE001 - a bug of ours in one gauge; the next time may do better
+                    _log.exception("publishing metrics failed")
+
+    def current(self, name: str) -> dict[tuple[str, ...], float]:
+        """The values of a gauge by its label values, over all workers; for status pages. Those of other workers are a
+        second old at most."""
         self.publish()
-        return self._files.render()
+        self._board.look()
+        return self._board.gauge(BY_NAME[name])
+
+    def render(self, more: Rows | None = None) -> bytes:
+        """The text format, of all workers together."""
+        self.publish()
+        self._board.look()
+        return "".join(self._board.texts(more or {})).encode()
 
     async def scrape(self) -> bytes:
-        """Like `render`. Adding up many workers takes tens of milliseconds, in which streams of this one go on."""
-        if self._files is None:
-            return self.render()
+        """Like `render`, with what is read once per scrape. Streams go on between two families."""
+        more: dict[str, Sequence[Row]] = {}
+        for read in self._later:
+            more |= await read()
         self.publish()
-        return await asyncio.to_thread(self._files.render)
+        self._board.look()
+        texts = []
+        for text in self._board.texts(more):
+            texts.append(text)
+            if len(text) > _LONG:
+                await asyncio.sleep(0)
+        return "".join(texts).encode()
+
+
+_LONG: Final = 20_000
+"""Characters of one family's text after which others get a turn."""
+_CLASSES: Final = {2: "2xx", 4: "4xx", 5: "5xx"}
+
+
+def _first_planned(plan: Plan | None) -> str:
+    """The provider of the target that came first, whether it was tried or left out."""
+    if plan is None:
+        return NONE
+    for attempt in plan.attempts:
+        if attempt.role == "target":
+            return attempt.target.provider.name
+    for skip in plan.skipped:
+        if skip.role == "target":
+            return skip.target.partition("/")[0]
+    return NONE
+
+
+def _resident() -> float | None:
+    """Bytes of memory that the process occupies; None where the system does not say."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except OSError:
+        return None
+
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")

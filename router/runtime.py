@@ -32,7 +32,7 @@ from providers.events import Usage
 from providers.vendor import ModelFacts
 from providers.wire import Stamp
 from providers.wires.ollama.loading import load_answer
-from router import functions
+from router import functions, settlement
 from router.accounts import Accounts
 from router.browsers import host_allowed, origin_allowed
 from router.calls import Calls
@@ -47,6 +47,7 @@ from router.ledger import Hold, Ledger
 from router.litellm_transport import LitellmTransport
 from router.litellm_transport import missing as litellm_missing
 from router.local_model import LocalModel, ModelState
+from router.metric_labels import ModelLabels
 from router.metrics import Metrics
 from router.networks import client_address
 from router.prices import load_prices
@@ -108,6 +109,7 @@ class Runtime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = AsyncExitStack()
         self._own_name = socket.gethostname()
+        self._labels: tuple[Snapshot, ModelLabels] | None = None
         self.engine = Engine(
             self.transports, self.health, self.local_models, clock=self.clock, monotonic=self.monotonic
         )
@@ -177,6 +179,7 @@ class Runtime:
             undo.callback(self.spawn(self._make_later(on_made)).cancel)
         undo.push_async_callback(self.discovery.stop)
         await self.discovery.start()
+        self._gauges_of_the_running()
 
     async def _load_functions(self) -> str | None:
         """Why the store cannot take the ledger's functions, None when it has them."""
@@ -350,13 +353,13 @@ class Runtime:
                 self.ledger.settle(hold)
                 raise
             self.ledger.settle(hold, bill)
+            charged: settlement.Bill | None = detail
             usage: Usage | None = detail.usage
-            mark: str | None = detail.mark
             told |= {"cost": None if detail.unpriced else detail.cost, "mark": detail.mark}
         else:
-            usage = mark = None
+            charged = usage = None
             told |= {"cost": None, "mark": None}
-        self.metrics.observe(trace, label, now, mark)
+        self.metrics.observe(trace, label, now, charged, self.model_labels.of)
         self.log.write(
             {
                 "time": trace.created,
@@ -422,23 +425,30 @@ class Runtime:
             "unhealthy": {name: block.reason for name, block in self.health.snapshot().items()},
         }
 
+    @property
+    def model_labels(self) -> ModelLabels:
+        """How the metrics name models now."""
+        snapshot, known = self.snapshot, self._labels
+        if known is None or known[0] is not snapshot:
+            known = self._labels = (snapshot, ModelLabels(snapshot))
+        return known[1]
+
     def _gauges(self) -> None:
-        gauge = self.metrics.gauge
-        gauge("upstream_sockets", "Open connections to providers.", lambda: self.http.open_sockets)
-        gauge("log_lines_dropped", "Request log lines that the sink did not take.", lambda: self.log.dropped)
-        gauge(
-            "config_ok", "1 when the config in force is the file's, 0 when a reload was refused.",
-            lambda: 0.0 if self.config_problem else 1.0, "min",
-        )  # fmt: skip
-        gauge("store_up", "1 when the store answers.", lambda: 1.0 if self.ledger.links.up else 0.0, "min")
-        gauge("journal_entries", "Settlements that wait for the store.", lambda: len(self.ledger.journal))
-        gauge(
-            "journal_lost",
-            "Settlements of earlier runs that could not be sent any more.",
-            lambda: self.ledger.journal.lost,
-        )
-        gauge("holds", "Calls that hold a part of a quota.", lambda: len(self.ledger.live))
-        gauge("queued_calls", "Calls that wait for a place at a provider.", lambda: sum(self.engine.queued().values()))
+        metrics = self.metrics
+        metrics.gauge("upstream_connections", lambda: self.http.open_sockets)
+        metrics.count("log_lines_dropped_total", lambda: self.log.dropped)
+        metrics.gauge("config_reload_success", lambda: 0.0 if self.config_problem else 1.0)
+        metrics.gauge("config_reload_timestamp_seconds", lambda: self.config_loaded_at)
+        metrics.gauge("usd_cny", lambda: self.config.prices.usd_cny)
+
+    def _gauges_of_the_running(self) -> None:
+        """Those that need what `start` makes."""
+        metrics = self.metrics
+        metrics.gauge("redis_up", lambda: 1.0 if self.ledger.links.up else 0.0)
+        metrics.gauge("journal_entries", lambda: len(self.ledger.journal))
+        metrics.count("journal_lost_total", lambda: self.ledger.journal.lost)
+        metrics.gauge("holds", lambda: len(self.ledger.live))
+        self._started.callback(self.spawn(metrics.run()).cancel)
 
 
 _RESTART = ("server.listen", "server.workers", "redis", "data_dir")

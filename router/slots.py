@@ -6,7 +6,7 @@ The directory is `data_dir/workers/<random>`, private, made and removed by the p
     lock              held by that process; a directory whose lock is free was left by one that was killed
     config.yaml       the config in force, as the file held it: a worker started later begins with the same
     worker-N.json     {"pid", "config" (digest), "problem"}: what worker N says once it serves, removed when it ends
-    <kind>_N.db       values of metrics (see router.metrics_files); gauge_live* are removed when worker N ends
+    <kind>_N.db       numbers of metrics (see router.metrics_files); those of gauges go when worker N ends
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class SlotDirectory:
 
     def clear(self, number: int) -> None:
         """Worker `number` has ended: what it said of the present holds no longer. What it counted stays."""
-        for path in (self.path / f"worker-{number}.json", *self.path.glob(f"gauge_live*_{number}.db")):
+        for path in (self.path / f"worker-{number}.json", self.path / f"gauge_{number}.db"):
             with contextlib.suppress(OSError):
                 path.unlink()
 

@@ -216,6 +216,25 @@ class Snapshot:
         servers = self._servers.get(base_name(name), [])
         return [server for server in servers if server[0].off is None] or servers
 
+    def named(self) -> Iterable[tuple[str, str]]:
+        """Providers and models that the config or a model list names, patterns left out."""
+        written = [target.to for row in self._rows.values() for target in row.targets]
+        for entry in (
+            *written,
+            *self.config.fallback,
+            *(to for row in self._rows.values() for to in row.fallback or ()),
+        ):
+            head, slash, model = entry.partition("/")
+            if slash and head in self.providers and "*" not in model:
+                yield head, model
+        for name, provider in self.providers.items():
+            settings = provider.settings
+            for model in (*provider.names, *settings.capabilities, *settings.model_limits):
+                if "*" not in model:
+                    yield name, model
+            for fact in self._facts.get(name, {}).values():
+                yield name, fact.name
+
     def facts(self, provider: str, model: str) -> ModelFacts | None:
         """What the provider's own list says of a model."""
         return self._facts.get(provider, {}).get(base_name(model))

@@ -115,7 +115,6 @@ async def _run(
     stop, hurry = _signals()
     worker = slot is not None
     runtime = Runtime(config, config_path=path, log=RequestLog(enabled=log), slot=slot or ALONE)
-    publishing = asyncio.create_task(_publish(runtime)) if worker else None
 
     def ready() -> None:
         say.ready()
@@ -138,17 +137,8 @@ async def _run(
         say.line(f"switchyard: {bad}", err=True)
         return 1
     finally:
-        if publishing is not None:
-            publishing.cancel()
         await runtime.stop()
     return 0
-
-
-async def _publish(runtime: Runtime) -> None:
-    """Other workers' scrapes see this one's gauges as they were a second ago at most."""
-    while True:
-        await asyncio.sleep(1)
-        runtime.metrics.publish()
 
 
 def _settle_garbage() -> None:

@@ -14,8 +14,10 @@ from pydantic import BaseModel
 from providers import errors
 from providers.errors import SwitchyardError
 from router.config import Config, load_config
+from router.metric_table import FAMILIES
 from router.metrics import Metrics
 from router.routing import compile_snapshot
+from tools import metrics_page
 from tools.check_docs import ROOT, Page
 
 PAGES = sorted(
@@ -122,15 +124,20 @@ def test_every_error_code_is_described() -> None:
         assert codes - short <= words_of(page), f"{page} lacks {sorted(codes - short - words_of(page))}"
 
 
-def test_every_metric_is_described() -> None:
-    text = Metrics("1").render().decode()
-    source = "".join((ROOT / "router" / name).read_text() for name in ("metrics.py", "runtime.py"))
-    names = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
-    names |= {f"switchyard_{name}" for name in re.findall(r'\bgauge\(\s*"(\w+)"', source)}
-    names = {name for name in names if not name.endswith("_created")}
-    assert {"switchyard_requests_total", "switchyard_config_ok"} <= names
-    described = words_of("docs/operating.md")
-    assert names <= described, f"docs/operating.md lacks {sorted(names - described)}"
+def test_every_metric_is_described_and_every_described_metric_exists() -> None:
+    names = set(re.findall(r"^# TYPE (\w+)", Metrics("1").render().decode(), re.MULTILINE))
+    assert {"switchyard_requests_total", "switchyard_config_reload_success"} <= names
+    described = {word for word in words_of("docs/metrics.md") if word.startswith("switchyard_")}
+    assert names == described
+    parts = {f"{family.full}{end}" for family in FAMILIES if family.buckets for end in ("_bucket", "_count", "_sum")}
+    for page in PAGES:
+        told = {word for word in words_of(page) if re.fullmatch(r"switchyard_[a-z0-9_]*[a-z0-9]", word)}
+        told = {word for word in told if not word.endswith(("_pepper", "_token"))}
+        assert told <= names | parts, f"{page} names what does not exist: {sorted(told - names - parts)}"
+
+
+def test_the_page_of_metrics_is_current() -> None:
+    assert (ROOT / metrics_page.PAGE).read_text(encoding="utf-8") == metrics_page.page()
 
 
 def test_every_field_of_the_request_log_is_described() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from router.metric_table import FAMILIES
 from router.metrics import Metrics
 from tests.simulators.client import CLIENTS, OPENAI, Client
 from tests.simulators.router import RouterProcess, providers
@@ -81,16 +83,17 @@ def counted(module_serve: Serve, cloud: Simulator, local: Simulator) -> Client:
     return client
 
 
-def test_every_metric_is_there(counted: Client) -> None:
+def test_every_metric_of_the_table_is_there(counted: Client) -> None:
+    text = counted.request("GET", "/metrics").body.decode()
+    assert re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE) == [
+        (family.full, family.kind) for family in FAMILIES
+    ]
     families = scrape(counted)
-    declared = {metric.name for metric in Metrics("0").registry.collect()}
-    assert len(declared) >= 10
-    gauges = {"upstream_sockets", "log_lines_dropped", "config_ok", "queued_calls", "holds", "store_up"}
-    gauges |= {"journal_entries", "journal_lost"}
-    assert families.keys() == declared | {f"switchyard_{name}" for name in gauges}, "no birthdays of counters"
-    assert [name for name in families if not families[name].samples] == ["switchyard_quota_refusals"], "none yet"
-    assert all(name.startswith("switchyard_") for name in families)
     assert all(family.documentation for family in families.values())
+    for family in FAMILIES:
+        found = families[family.full.removesuffix("_total") if family.kind == "counter" else family.full]
+        labels = {frozenset(sample.labels) - {"le"} for sample in found.samples}
+        assert labels <= {frozenset(family.labels)}, family.name
 
 
 def test_the_text_is_well_formed(counted: Client) -> None:
@@ -111,7 +114,7 @@ def test_the_text_is_well_formed(counted: Client) -> None:
             assert counts == sorted(counts)
             assert counts[-1] == found[f"{family.name}_count", labels]
     assert found[("switchyard_requests_in_flight", ())] == 0
-    assert found[("switchyard_config_ok", ())] == 1
+    assert found[("switchyard_config_reload_success", ())] == 1
 
 
 def test_what_is_counted(counted: Client) -> None:
@@ -120,17 +123,21 @@ def test_what_is_counted(counted: Client) -> None:
     def calls(**labels: str) -> float:
         return value(counted, "switchyard_requests_total", **labels)
 
-    assert calls(model="chat", provider="cloud", status="200", fallback="none") == 5
-    assert calls(model="gpt-*", status="200") == 4, "a pattern is one model"
-    assert calls(model="other", provider="local", status="200", fallback="unavailable") == 4
-    assert calls(model="other", provider="local", status="200", fallback="unreachable") == 4
-    assert calls(model="other", provider="none", status="404") == 4
-    assert calls(status="499", provider="cloud") == 1, "the client left"
-    assert value(counted, "switchyard_fallbacks_total", to="local") == 8
-    assert value(counted, "switchyard_attempts_total", provider="cloud", outcome="unavailable") == 4
-    assert value(counted, "switchyard_attempts_total", provider="down", outcome="unreachable") == 4
+    assert calls(route="chat", provider="cloud", status_class="2xx", fallback="none") == 5
+    assert calls(route="gpt-*", status_class="2xx") == 4, "a pattern is one route"
+    assert calls(route="other", provider="local", status_class="2xx", fallback="unavailable") == 4
+    assert calls(route="other", provider="local", status_class="2xx", fallback="unreachable") == 4
+    assert calls(route="other", provider="none", model="none", status_class="4xx") == 4
+    assert calls(status_class="499", provider="cloud", model="other") == 1, "the client left"
+    assert calls(provider="cloud", model="answer") == 9, "a name of the config"
+    assert value(counted, "switchyard_fallbacks_total", to="local", **{"from": "cloud"}) == 4
+    assert value(counted, "switchyard_fallbacks_total", to="local", **{"from": "down"}) == 4
+    assert value(counted, "switchyard_upstream_attempts_total", provider="cloud", outcome="unavailable") == 4
+    assert value(counted, "switchyard_upstream_attempts_total", provider="down", outcome="unreachable") == 4
     assert value(counted, "switchyard_tokens_total", provider="cloud", type="input") > 0
-    assert value(counted, "switchyard_time_to_first_token_seconds_count") > 0
+    assert value(counted, "switchyard_ttft_seconds_count") > 0
+    assert value(counted, "switchyard_time_per_output_token_seconds_count") > 0
+    assert value(counted, "switchyard_settlements_total", mark="aborted") == 1
 
 
 def test_unknown_names_make_no_series(counted: Client) -> None:
@@ -158,9 +165,13 @@ def test_other_spellings_of_a_known_name_make_no_series(counted: Client) -> None
 
 def test_gauges_are_read_when_they_are_asked_for() -> None:
     metrics = Metrics("1.2.3")
-    level = [1.0]
-    metrics.gauge("level", "A level.", lambda: level[0])
+    level: list[float | None] = [1.0]
+    metrics.gauge("usd_cny", lambda: level[0])
     for number in (1.0, 5.0):
         level[0] = number
-        assert f"switchyard_level {number}" in metrics.render().decode()
+        assert f"\nswitchyard_usd_cny {number}\n" in metrics.render().decode()
+        assert metrics.current("usd_cny") == {(): number}
+    level[0] = None
+    assert "\nswitchyard_usd_cny " not in metrics.render().decode(), "no value"
+    assert metrics.current("usd_cny") == {}
     assert 'switchyard_build_info{version="1.2.3"} 1.0' in metrics.render().decode()

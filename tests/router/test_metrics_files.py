@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,21 +40,21 @@ def test_each_worker_shows_the_sum_of_all(tmp_path: Path) -> None:
     for number, worker in enumerate(workers):
         count(worker, number + 1)
         worker.in_flight.inc(number)
-        worker.gauge("level", "A level.", partial(float, number), "sum")
-        worker.gauge("least", "The least.", partial(float, 5 + number), "min")
-        worker.gauge("most", "The most.", partial(float, 5 + number), "max")
+        worker.gauge("holds", partial(float, number))
+        worker.gauge("redis_up", partial(float, 5 + number))
+        worker.gauge("usd_cny", partial(float, 5 + number))
         worker.publish()
     for worker in workers:
         found = shown(worker)
-        assert found['switchyard_attempts_total{outcome="ok",provider="cloud"}'] == 6
+        assert found['switchyard_upstream_attempts_total{outcome="ok",provider="cloud"}'] == 6
         assert found['switchyard_request_duration_seconds_count{dialect="openai",provider="cloud"}'] == 6
         assert found['switchyard_request_duration_seconds_bucket{dialect="openai",le="0.5",provider="cloud"}'] == 6
         assert found['switchyard_request_duration_seconds_bucket{dialect="openai",le="0.25",provider="cloud"}'] == 0
         assert found['switchyard_request_duration_seconds_sum{dialect="openai",provider="cloud"}'] == pytest.approx(1.8)
         assert found["switchyard_requests_in_flight"] == 3
-        assert found["switchyard_level"] == 3
-        assert found["switchyard_least"] == 5
-        assert found["switchyard_most"] == 7
+        assert found["switchyard_holds"] == 3
+        assert found["switchyard_redis_up"] == 5, "the smallest"
+        assert found["switchyard_usd_cny"] == 7, "the largest"
         assert found["switchyard_workers"] == 3
         assert found['switchyard_build_info{version="1.2"}'] == 1
         assert not any("pid" in name for name in found)
@@ -63,30 +64,24 @@ def test_one_process_and_several_show_the_same_text(tmp_path: Path) -> None:
     alone, worker = Metrics("1"), Metrics("1", Slot(0, 1, tmp_path))
     for metrics in (alone, worker):
         count(metrics, 3, 'a"b\\c\n你')
-        metrics.gauge("level", "A level.", lambda: 4.5)
-    both = [
-        {
-            line
-            for line in metrics.render().decode().splitlines()
-            if not line.startswith("#") or "attempts" in line or "level" in line
-        }
-        for metrics in (alone, worker)
-    ]
+        metrics.gauge("usd_cny", lambda: 4.5)
+    both = [re.sub(r"(cpu_seconds_total|memory_bytes) .*", "", one.render().decode()) for one in (alone, worker)]
     assert both[0] == both[1]
+    assert 'provider="a\\"b\\\\c\\n你"' in both[0]
     assert sorted(tmp_path.glob("*.db")) == sorted(tmp_path / f"{kind}_0.db" for kind in KINDS)
 
 
 def test_a_gauge_is_read_anew_for_each_scrape_of_its_own_worker(tmp_path: Path) -> None:
     one, two = (Metrics("1", Slot(number, 2, tmp_path)) for number in range(2))
     level = [1.0]
-    one.gauge("level", "A level.", lambda: level[0])
-    assert shown(one)["switchyard_level"] == 1
+    one.gauge("holds", lambda: level[0])
+    assert shown(one)["switchyard_holds"] == 1
     level[0] = 7
-    assert shown(one)["switchyard_level"] == 7
+    assert shown(one)["switchyard_holds"] == 7
     level[0] = 8
-    assert shown(two)["switchyard_level"] == 7
+    assert shown(two)["switchyard_holds"] == 7
     one.publish()
-    assert shown(two)["switchyard_level"] == 8
+    assert shown(two)["switchyard_holds"] == 8
 
 
 _WORKER = """
@@ -132,15 +127,15 @@ def test_a_killed_worker_loses_nothing_and_its_successor_goes_on(tmp_path: Path)
                 assert process.stdout.readline() == "done\n"
             before = -1.0
             for _ in range(5):
-                now = shown(other).get('switchyard_attempts_total{outcome="killed",provider="cloud"}', 0.0)
+                now = shown(other).get('switchyard_upstream_attempts_total{outcome="killed",provider="cloud"}', 0.0)
                 assert now >= before
                 before = now
             os.kill(process.pid, signal.SIGKILL)
             process.wait(10)
         directory.clear(0)
         found = shown(other)
-        assert found['switchyard_attempts_total{outcome="ok",provider="cloud"}'] == 5 + 100 * turn
-        assert found['switchyard_attempts_total{outcome="killed",provider="cloud"}'] >= before
+        assert found['switchyard_upstream_attempts_total{outcome="ok",provider="cloud"}'] == 5 + 100 * turn
+        assert found['switchyard_upstream_attempts_total{outcome="killed",provider="cloud"}'] >= before
         assert found["switchyard_requests_in_flight"] == 0
         assert found["switchyard_workers"] == 1
     directory.close()
@@ -156,13 +151,13 @@ def test_files_grow(tmp_path: Path) -> None:
     again = Metrics("1", Slot(0, 1, tmp_path))
     again._attempts.of("provider-1999", "ok").inc()
     found = shown(again)
-    assert found['switchyard_attempts_total{outcome="ok",provider="provider-0"}'] == 2
-    assert found['switchyard_attempts_total{outcome="ok",provider="provider-1"}'] == 1
-    assert found['switchyard_attempts_total{outcome="ok",provider="provider-1999"}'] == 2
-    assert sum(value for name, value in found.items() if "attempts" in name) == 2002
+    assert found['switchyard_upstream_attempts_total{outcome="ok",provider="provider-0"}'] == 2
+    assert found['switchyard_upstream_attempts_total{outcome="ok",provider="provider-1"}'] == 1
+    assert found['switchyard_upstream_attempts_total{outcome="ok",provider="provider-1999"}'] == 2
+    assert sum(value for name, value in found.items() if "upstream_attempts" in name) == 2002
 
 
 async def test_a_scrape(tmp_path: Path) -> None:
     for metrics in (Metrics("1"), Metrics("1", Slot(0, 1, tmp_path))):
         count(metrics, 2)
-        assert await metrics.scrape() == metrics.render()
+        assert (await metrics.scrape()).count(b"\n") == metrics.render().count(b"\n")

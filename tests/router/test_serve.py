@@ -402,7 +402,7 @@ def test_nobody_reads_any_more_what_it_says(
             for _ in range(5):
                 assert client.ask(OPENAI, "chat", stream=False).status == 200
             if workers == 1:
-                until(lambda: b"switchyard_log_lines_dropped 5.0" in client.request("GET", "/metrics").body)
+                until(lambda: b"switchyard_log_lines_dropped_total 5.0" in client.request("GET", "/metrics").body)
             else:
                 victim = min(workers_of(router))
                 os.kill(victim, signal.SIGKILL)

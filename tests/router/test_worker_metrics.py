@@ -120,7 +120,7 @@ class Scraper(threading.Thread):
 
 
 def both_count(both: Connections, calls: float) -> bool:
-    return [total(text, "switchyard_requests_total", model="chat") for text in each(both)] == [calls, calls]
+    return [total(text, "switchyard_requests_total", route="chat") for text in each(both)] == [calls, calls]
 
 
 def more_than(found: list[int], number: int) -> bool:
@@ -137,7 +137,7 @@ def kill_one(router: RouterProcess) -> int:
 
 def test_the_sum_of_both_and_nothing_lost_with_a_killed_one(shared: RouterProcess) -> None:
     with Scraper(shared) as scraper:
-        made = total(scrape(shared), "switchyard_requests_total", model="chat")
+        made = total(scrape(shared), "switchyard_requests_total", route="chat")
         for _ in range(2):
             with Connections(shared) as both:
                 for _ in range(10):
@@ -145,19 +145,19 @@ def test_the_sum_of_both_and_nothing_lost_with_a_killed_one(shared: RouterProces
                     made += 2
                 until(partial(both_count, both, made))
                 for text in each(both):
-                    assert total(text, "switchyard_attempts_total", provider="cloud", outcome="ok") == made
+                    assert total(text, "switchyard_upstream_attempts_total", provider="cloud", outcome="ok") == made
                     assert total(text, "switchyard_request_duration_seconds_count", provider="cloud") == made
                     assert total(text, "switchyard_workers") == 2
             kill_one(shared)
             until(lambda: len(told(shared)) == 2)
-            assert total(scrape(shared), "switchyard_requests_total", model="chat") == made
+            assert total(scrape(shared), "switchyard_requests_total", route="chat") == made
     assert scraper.scrapes > 10
     assert scraper.back == []
 
 
 def test_a_worker_is_killed_under_load(shared: RouterProcess) -> None:
     """Every call that was answered is counted, and none twice."""
-    before = total(scrape(shared), "switchyard_requests_total", status="200")
+    before = total(scrape(shared), "switchyard_requests_total", status_class="2xx")
     over = threading.Event()
     answered: list[int] = []
     lost: list[str] = []
@@ -186,7 +186,7 @@ def test_a_worker_is_killed_under_load(shared: RouterProcess) -> None:
     assert scraper.back == []
     good = answered.count(200)
     until(lambda: total(scrape(shared), "switchyard_requests_in_flight") == 0)
-    counted = total(scrape(shared), "switchyard_requests_total", status="200") - before
+    counted = total(scrape(shared), "switchyard_requests_total", status_class="2xx") - before
     # A call is counted when its answer is out: the worker may be killed between the two, in each of its calls.
     assert good - len(threads) <= counted <= good + len(lost)
 
@@ -202,7 +202,7 @@ def test_a_gauge_is_the_sum_and_a_killed_workers_part_goes(shared: RouterProcess
             )
             assert link.recv(12) == b"HTTP/1.1 200"
         assert total(scrape(shared), "switchyard_requests_in_flight") == 2
-        until(lambda: total(scrape(shared), "switchyard_upstream_sockets") >= 2)
+        until(lambda: total(scrape(shared), "switchyard_upstream_connections") >= 2)
         kill_one(shared)
         assert total(scrape(shared), "switchyard_requests_in_flight") == 1
         until(lambda: len(told(shared)) == 2)
@@ -224,7 +224,7 @@ def test_a_replaced_worker_begins_with_the_config_in_force(pair: RouterProcess, 
             assert both.statuses("POST", OPENAI.path, pair.key, CHAT) == [200, 200]
     pair.process.send_signal(signal.SIGHUP)
     with Connections(pair) as both:
-        until(lambda: [total(text, "switchyard_config_ok") for text in each(both)] == [0, 0])
+        until(lambda: [total(text, "switchyard_config_reload_success") for text in each(both)] == [0, 0])
         assert both.statuses("POST", OPENAI.path, pair.key, CHAT) == [200, 200]
     assert "config not reloaded" in "\n".join(pair.err)
 

@@ -47,7 +47,7 @@ def test_a_frozen_store(build: Build, kind: str, seconds: int, record_property: 
         frozen = time.monotonic()
         try:
             until(lambda: house.ready().status == 503, "the router says that it is not ready", 3)
-            until(lambda: house.metric("switchyard_store_up") == 0, "the metric says so", 5)
+            until(lambda: house.metric("switchyard_redis_up") == 0, "the metric says so", 5)
             while time.monotonic() < frozen + seconds:
                 decided.append(len(load.outcomes))
                 time.sleep(0.25)
@@ -88,8 +88,8 @@ def test_a_frozen_store(build: Build, kind: str, seconds: int, record_property: 
     folder = house.router.directory / "data" / "journal"
     assert {path.stat().st_size for path in folder.glob("*")} == {0}
     until(lambda: house.metric("switchyard_journal_entries") == 0, "the metric says so", 5)
-    assert house.metric("switchyard_store_up") == 1
-    assert (house.metric("switchyard_store_decision_seconds_count") or 0) > len(load.outcomes) / 2
+    assert house.metric("switchyard_redis_up") == 1
+    assert (house.metric("switchyard_redis_decision_seconds_count") or 0) > len(load.outcomes) / 2
 
     # One line for each change of state, in each worker.
     told_lines = house.state_lines()[lines:]

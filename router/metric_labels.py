@@ -1,0 +1,37 @@
+"""Which models have a name in the metrics: those that the config, a model list or a price list names. Names come from
+callers too (patterns, names written out), and each would be a series for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from router.credentials import shown_name
+from router.metric_table import OTHER
+from router.snapshot import Snapshot, Target, base_name
+
+LONGEST: Final = 100
+"""Characters of a label."""
+
+
+class ModelLabels:
+    """The labels of a snapshot's models. Spellings that an Ollama takes for one are one."""
+
+    def __init__(self, snapshot: Snapshot, priced: Iterable[tuple[str, str]] = ()) -> None:
+        """priced: providers and models that have a price of their own."""
+        self._known: dict[str, dict[str, str]] = {name: {} for name in snapshot.providers}
+        for provider, model in (*snapshot.named(), *priced):
+            known = self._known.get(provider)
+            if known is not None and model and len(model) <= LONGEST:
+                label = known.setdefault(base_name(model), shown_name(model))
+                known[model] = label
+
+    def of(self, target: Target) -> str:
+        """The label of a target's model."""
+        return self.named(target.provider.name, target.model)
+
+    def named(self, provider: str, model: str) -> str:
+        known = self._known.get(provider)
+        if known is None:
+            return OTHER
+        return known.get(model) or known.get(base_name(model)) or OTHER
