@@ -260,7 +260,7 @@ class Overviews:
         per_minute = 0.0
         for team, recent, failed in zip(teams, answers[: len(teams)], answers[len(teams) :], strict=True):
             some = rows_of(team, recent)
-            per_minute += _per_minute([row["_began"] / 1000 for row in some], now, whole=len(recent) < each)
+            per_minute += _per_minute([rows.began(row) for row in some], now, whole=len(recent) < each)
             requests += [(row, team) for row in some]
             errors += [(row, team) for row in rows_of(team, failed)]
         newest = sorted(requests, key=lambda one: -one[0]["_at"])[: 2 * MOST_REQUESTS]

@@ -207,14 +207,19 @@ def bars(found: Sequence[Standing]) -> tuple[LimitBar, ...]:
     return tuple(sorted(shown, key=lambda bar: -bar.share))
 
 
+def began(row: Mapping[str, Any]) -> float:
+    """When a call began, by its router's clock where that is told."""
+    told = row.get("time")
+    return float(told) if isinstance(told, int | float) else float(row["_began"]) / 1000
+
+
 def request_row(row: Mapping[str, Any], team: str, names: Mapping[str, str]) -> RequestRow:
     """A row as `router.recent` reads it. `names`: of keys by their ids. What has another type than it should is left
     out: the store may hold rows of other versions."""
-    began = row.get("time")
     key = _text(row.get("key"))
     return RequestRow(
         id=str(row["id"]),
-        time=float(began) if isinstance(began, int | float) else row["_began"] / 1000,
+        time=began(row),
         team=team,
         key=names.get(key, key) if key is not None else None,
         key_id=key,

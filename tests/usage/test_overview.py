@@ -1,0 +1,197 @@
+"""The numbers of the overview page, after calls that the ledger's own functions reserved and settled."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pytest
+
+from providers.errors import StoreUnavailable
+from router import functions
+from router.changes import Change, TeamChange
+from router.checks import pack_value
+from router.keys import Keys
+from router.limits import Limit
+from router.overview import Overviews
+from router.overview_rows import FIELDS, Sums
+from router.periods import HOUR, day_of, zone_of
+from router.records import Key
+from router.standing import rate_name
+from router.store import Store
+
+NOW = datetime(2026, 11, 22, 12, 30, tzinfo=UTC).timestamp()
+
+
+@dataclass
+class Calls:
+    """Settles calls at any time, as the router does."""
+
+    store: Store
+    zone: str = "UTC"
+    made: int = 0
+    rows: list[str] = field(default_factory=list)
+
+    async def settle(
+        self, key: Key, at: float = NOW, model: str = "gpt-4o", provider: str = "openai", **used: int
+    ) -> None:
+        self.made += 1
+        hour = str(int(at) // HOUR)
+        used = {"calls": 1, **used}
+        if "in_" in used:
+            used["in"] = used.pop("in_")
+        metrics = [part for name, amount in used.items() for part in (f"{model}\t{provider}\t{name}", amount)]
+        row = {
+            "id": f"c{self.made}",
+            "time": at,
+            "key": key.id,
+            "model": model,
+            "status": 500 if "errors" in used else 200,
+        }
+        row |= {"stream": True, "first_content_ms": 10.0 * self.made, "answered_by": f"{provider}/{model}"}
+        bill = [1, 0, 0, f"{key.id}\t", metrics, hour, day_of(at, zone_of(self.zone)).isoformat(), json.dumps(row)]
+        prefix = f"sy:{{{key.team}}}:"
+        arguments = (prefix, f"c{self.made}", hour, pack_value([]), pack_value(bill), key.id)
+        await functions.call(self.store, "settle", [prefix + "holds"], [*arguments])
+
+    async def refuse(self, key: Key, at: float = NOW) -> None:
+        """Through a limit that lets nothing pass."""
+        self.made += 1
+        prefix = f"sy:{{{key.team}}}:"
+        check = ["w", f"w:{key.id}:rpm", "rpm", 0, 1, 0, 0, 1]
+        row = json.dumps({"id": f"c{self.made}", "time": at, "key": key.id, "model": "gpt-4o"})
+        arguments = (
+            prefix,
+            f"c{self.made}",
+            str(int(at) // HOUR),
+            pack_value([check]),
+            "30000",
+            "",
+            "",
+            "",
+            "",
+            "0",
+            row,
+        )
+        day = day_of(at, zone_of(self.zone)).isoformat()
+        answer = await functions.call(self.store, "reserve", [prefix + "holds"], [*arguments, key.id, day])
+        assert answer[0] == 0
+
+
+@pytest.fixture
+def calls(store: Store) -> Calls:
+    return Calls(store)
+
+
+@pytest.fixture
+def overviews(keys: Keys) -> Overviews:
+    keys.clock = lambda: NOW
+    return Overviews(keys, lambda: 7.0)
+
+
+async def test_the_day_of_all_teams(keys: Keys, calls: Calls, overviews: Overviews) -> None:
+    ann, _ = await keys.create(Change(name="ann", team="research"))
+    bob, _ = await keys.create(Change(name="bob", team="ops"))
+    await calls.settle(ann, in_=100, out=10, cost=50)
+    await calls.settle(ann, NOW - 3 * HOUR, in_=10, out=1, cost=5, fallbacks=1)
+    await calls.settle(bob, model="kimi-k2", provider="kimi", in_=7, out=3, errors=1)
+    await calls.settle(bob, NOW - 14 * HOUR, in_=1000, cost=1)  # yesterday, after this time of day
+    await calls.settle(bob, NOW - 25 * HOUR, in_=500, cost=2)  # yesterday, before
+    board = await overviews.board()
+    assert board.today == Sums(calls=3, errors=1, fallbacks=1, tokens_in=117, tokens_out=14, cost=55)
+    assert board.yesterday == Sums(calls=1, tokens_in=500, cost=2)
+    assert [hour.sums.calls for hour in board.hours] == [0] * 9 + [1] + [0] * 10 + [1, 0, 0, 2]
+    assert board.hours[-1].start == int(NOW) // HOUR * HOUR
+    assert [(row.model, row.provider, row.sums.calls, row.sums.cost) for row in board.models] == [
+        ("gpt-4o", "openai", 2, 55),
+        ("kimi-k2", "kimi", 1, 0),
+    ]
+    assert [(row.name, row.team, row.sums.calls, row.sums.tokens) for row in board.keys] == [
+        ("ann", "research", 2, 121),
+        ("bob", "ops", 1, 10),
+    ]
+    assert [(row.key, row.model, row.status) for row in board.errors] == [("bob", "kimi-k2", 500)]
+    assert {row.id for row in board.requests} == {f"c{n}" for n in range(1, 6)}
+    assert board.requests_per_minute == 2
+    assert board.ttft_p95_ms == 50
+    assert (board.zone, board.rate) == ("UTC", 7.0)
+
+
+async def test_a_key_at_its_limit_is_shown_whatever_it_used(keys: Keys, calls: Calls, overviews: Overviews) -> None:
+    await keys.teams.create(
+        TeamChange(name="ops", limits=(Limit(measure="cost", window="day", amount=5_000_000, currency="usd"),))
+    )
+    for number in range(12):
+        key, _ = await keys.create(Change(name=f"k{number}", team="ops"))
+        await calls.settle(key, cost=100 + number)
+    stuck, _ = await keys.create(
+        Change(name="stuck", team="ops", limits=(Limit(measure="requests", window="minute", amount=3),))
+    )
+    await calls.refuse(stuck)
+    await calls.refuse(stuck)
+    rate = rate_name(stuck.team, stuck.id, "rpm")
+    await calls.store.run("HSET", rate, str(int(NOW)), "3", "s", "3", "t", str(int(NOW)), "l", str(int(NOW)))
+    board = await overviews.board()
+    assert [row.name for row in board.keys] == [*(f"k{n}" for n in range(11, 2, -1)), "stuck"]
+    shown = board.keys[-1]
+    assert shown.sums == Sums(refused=2)
+    assert [(bar.name, bar.limit, bar.spent, bar.unit, bar.share) for bar in shown.limits] == [
+        ("rpm", 3, 3, "requests", 1)
+    ]
+    assert board.today.refused == 2
+    assert [(row.key, row.limit, row.status) for row in board.errors] == [("stuck", "rpm", 429)]
+    (team,) = board.teams
+    assert (team.name, team.limits[0].name, team.limits[0].limit) == ("ops", "team.budget_day", 5_000_000)
+
+
+async def test_one_key_sees_its_own(keys: Keys, calls: Calls, overviews: Overviews) -> None:
+    ann, _ = await keys.create(Change(name="ann", team="research"))
+    bob, _ = await keys.create(Change(name="bob", team="research"))
+    await calls.settle(ann, in_=100, out=10, cost=50)
+    await calls.settle(ann, NOW - 20 * HOUR, model="kimi-k2", provider="kimi", in_=3)
+    await calls.settle(bob, in_=1, cost=7)
+    await calls.refuse(ann)
+    await calls.refuse(bob)
+    own = await overviews.own(ann)
+    assert own.today == own.key.sums == Sums(calls=1, tokens_in=100, tokens_out=10, cost=50, refused=1)
+    assert [(hour.sums.calls, hour.sums.refused) for hour in own.hours if hour.sums != Sums()] == [(1, 0), (1, 1)]
+    assert [(row.model, row.sums.calls) for row in own.models] == [("gpt-4o", 1)]
+    assert {row.key for row in own.requests} == {"ann"}
+    assert len(own.requests) == 2
+
+
+async def test_days_are_those_of_the_default_team(keys: Keys, calls: Calls, overviews: Overviews) -> None:
+    await keys.teams.ensure_default()
+    await keys.teams.change("default", TeamChange(timezone="Asia/Shanghai"))
+    calls.zone = "Asia/Shanghai"
+    key, _ = await keys.create(Change(name="ann"))
+    for hours in (0, 4, 5, 20, 21, 28, 29):  # it is 20:30 there
+        await calls.settle(key, NOW - hours * HOUR)
+    board = await overviews.board()
+    assert board.zone == "Asia/Shanghai"
+    assert board.today.calls == 4
+    assert board.yesterday.calls == 2  # those before 20:30
+
+
+async def test_readers_share_one_reading(keys: Keys, calls: Calls, overviews: Overviews) -> None:
+    key, _ = await keys.create(Change(name="ann"))
+    await calls.settle(key)
+    first = await overviews.board()
+    await calls.settle(key)
+    assert await overviews.board() is first
+    loop_time = time.monotonic()
+    while (await overviews.board()) is first:
+        assert time.monotonic() - loop_time < 30
+    assert (await overviews.board()).today.calls == 2
+
+
+async def test_the_store_is_away(keys: Keys, store: Store, overviews: Overviews) -> None:
+    await store.close()
+    with pytest.raises(StoreUnavailable):
+        await overviews.board()
+
+
+def test_the_store_s_names_are_those_of_the_sums() -> None:
+    assert len(FIELDS) == len(Sums.__struct_fields__)
