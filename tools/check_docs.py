@@ -17,12 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 README, README_ZH = Path("README.md"), Path("README.zh-CN.md")
 BYTE_EXACT = ("tests/fixtures/", "tests/seeds/")  # recorded traffic and programs of others stay as they are
 GENERATED = (
-    *(
-        "requirements.lock",
-        "docker/requirements-slim.lock",
-        "docker/requirements-full.lock",
-        "docker/requirements-build.lock",
-    ),
+    "requirements.lock",
+    "docker/requirements-slim.lock",
+    "docker/requirements-full.lock",
+    "docker/requirements-build.lock",
     "LICENSE",
 )
 

@@ -2,8 +2,8 @@
 
 `requirements.lock` is the whole development environment (runtime, the extras, the `dev` group); `make serve`,
 `make test` and CI install exactly it with `pip --require-hashes`. `docker/requirements-slim.lock` and `-full.lock` are
-what the images install, without litellm and with it (and with `otel`), at the same versions; `-build.lock` is what builds
-the wheel. None names the index it was resolved from.
+what the images install, without litellm and with it (and with `otel`), at the same versions; `-build.lock` is what
+builds the wheel. None names the index it was resolved from.
 
     python -m tools.lock            keep the versions that are locked, add and drop what pyproject.toml asks for
     python -m tools.lock --upgrade  move everything to the newest release that pyproject.toml allows
