@@ -181,7 +181,7 @@ def _switchyard() -> str:
     return str(Path(sys.executable).with_name("switchyard"))
 
 
-def _switchyard_start(site: Site, *, without: str = "", priced: bool = False) -> Command:
+def _switchyard_start(site: Site, *, without: str = "", priced: bool = False, workers: int = 1) -> Command:
     """`without`: a part that is replaced by nothing (`tests/bench/unmetered.py`); `priced`: calls cost money."""
     config = site.folder / "switchyard.yaml"
     config.write_text(
@@ -204,7 +204,7 @@ def _switchyard_start(site: Site, *, without: str = "", priced: bool = False) ->
             more.write("prices: {file: prices.yaml}\n")
     program = (sys.executable, "-m", "tests.bench.unmetered", without) if without else (_switchyard(),)
     return Command(
-        (*program, "serve", "--config", str(config), "--port", str(site.port), "--workers", "1"),
+        (*program, "serve", "--config", str(config), "--port", str(site.port), "--workers", str(workers)),
         _switchyard_env(site),
     )
 
@@ -289,6 +289,16 @@ GATEWAYS: Final = (
             Lane("Ollama client, OpenAI upstream", "/api/chat", "bench"),
             Lane("OpenAI client, Ollama upstream", "/v1/chat/completions", "bench-ollama"),
         ),
+        key=_switchyard_key,
+        checks_keys=True,
+    ),
+    Gateway(
+        "switchyard of 2 workers",
+        missing=_file(Path(_switchyard()), "run `make setup`"),
+        release=lambda: version("switchyard-router"),
+        start=lambda site: _switchyard_start(site, workers=2),
+        ready="/readyz",
+        lanes=(_OPENAI,),
         key=_switchyard_key,
         checks_keys=True,
     ),
