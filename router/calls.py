@@ -112,6 +112,7 @@ class Calls:
             started=runtime.monotonic(),
             dialect=wire.name,
             op=op,
+            context=runtime.tracer(scope["headers"]),
         )
         task = asyncio.current_task()
         assert task is not None

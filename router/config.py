@@ -409,6 +409,26 @@ class PriceSettings(Settings):
     """How many yuan one US dollar is."""
 
 
+class Telemetry(Settings):
+    """Traces and metrics for an OpenTelemetry collector. Needs the extra `otel`; see docs/telemetry.md."""
+
+    otlp_endpoint: OptionalText = None
+    """Where the collector takes OTLP over HTTP, such as http://127.0.0.1:4318. Unset: OTEL_EXPORTER_OTLP_ENDPOINT of
+    the environment; without that, nothing is sent."""
+    headers: dict[HeaderName, HeaderValue] = {}
+    """Headers for the collector."""
+    traces: Bool = True
+    """Send traces."""
+    metrics: Bool = True
+    """Send metrics."""
+    sample: Annotated[Number, Field(ge=0, le=1)] = 1.0
+    """Share of the calls that are traced; a caller that sends a trace of its own decides for itself."""
+    service_name: OptionalText = None
+    """What the router is called. Unset: OTEL_SERVICE_NAME, else switchyard."""
+    names: Literal["published", "latest"] | None = None
+    """State of the GenAI names. Unset: published, unless OTEL_SEMCONV_STABILITY_OPT_IN asks for the latest."""
+
+
 class Config(Settings):
     """The whole file."""
 
@@ -426,6 +446,8 @@ class Config(Settings):
     """Where calls go when no target of a model can answer, in this order."""
     prices: PriceSettings = PriceSettings()
     """What calls cost."""
+    telemetry: Telemetry = Telemetry()
+    """Traces and metrics for an OpenTelemetry collector."""
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
 

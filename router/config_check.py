@@ -329,7 +329,7 @@ def _targets(raw: object, model: str) -> Iterator[tuple[KeyPath, str]]:
 
 
 def _cross_check(raw: dict[str, Any], report: Report) -> None:
-    for check in (_check_listeners, _check_providers, _check_targets, _check_fallback):
+    for check in (_check_listeners, _check_providers, _check_targets, _check_fallback, _check_telemetry):
         check(raw, report)
 
 
@@ -357,6 +357,13 @@ def _check_listeners(raw: dict[str, Any], report: Report) -> None:
                 f"{dotted(path)}.anonymous serves callers without a key, and other machines can reach {host}: "
                 "listen on 127.0.0.1, or write allow_remote: true beside it",
             )
+
+
+def _check_telemetry(raw: dict[str, Any], report: Report) -> None:
+    path: KeyPath = ("telemetry", "otlp_endpoint")
+    url = _get(raw, path)
+    if isinstance(url, str) and url.strip() and (wrong := url_problem(url.strip())):
+        report(path, f"telemetry.otlp_endpoint {wrong.replace('api.example.com/v1', 'collector.example.com:4318')}")
 
 
 def _check_providers(raw: dict[str, Any], report: Report) -> None:
@@ -508,6 +515,10 @@ def _warn(raw: dict[str, Any], document: Document, report: Report) -> None:
         for header in row["headers"] if isinstance(row.get("headers"), dict) else ():
             if str(header).lower() in _SECRET_HEADERS:
                 _warn_literal((*path, "headers", header), document, report)
+    collector = _get(raw, ("telemetry", "headers"))
+    for header in collector if isinstance(collector, dict) else ():
+        if str(header).lower() in _SECRET_HEADERS:
+            _warn_literal(("telemetry", "headers", header), document, report)
     _warn_literal(("server", "admin_token"), document, report)
     if re.search(r"://[^/@]*:[^/@]+@", document.literals.get(("redis", "url"), "")):
         report(("redis", "url"), "redis.url holds a password in plain text: write ${NAME} or file:/path instead")

@@ -114,8 +114,11 @@ class Engine:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         shared: Shared | None = None,
+        waited: Callable[[str, float], object] = lambda *_: None,
     ) -> None:
+        """`waited` is told the provider and the seconds of every wait for a place."""
         self.shared = shared
+        self._waited = waited
         self._transports = transports
         self._health = health
         self._endpoints = endpoints
@@ -133,7 +136,7 @@ class Engine:
         for attempt in job.plan.attempts:
             record = AttemptRecord(attempt.target)
             trace.attempts.append(record)
-            began = self._monotonic()
+            began = record.started = self._monotonic()
             try:
                 if attempt.role == "fallback" and trace.fallback is None:
                     trace.fallback = self._reason(job.plan, first)
@@ -201,7 +204,7 @@ class Engine:
             else:
                 waited = self._monotonic()
                 watch.phase("queued", seconds)
-                async with places.one():
+                async with places.one(lambda: self._waited(provider.name, self._monotonic() - waited)):
                     job.trace.upstream_seconds += self._monotonic() - waited
                     watch.phase(phase, seconds)
                     await self._exchange(job, attempt.target, record)
@@ -233,8 +236,11 @@ class Engine:
             finally:
                 trace.upstream_seconds += self._monotonic() - began
         request = vendor.request(call, target.model, api_key)
-        if provider.headers:
-            headers = {**request.headers, **provider.headers}
+        told: Mapping[str, str] = {}
+        if trace.context is not None:
+            record.span_id, told = trace.context.attempt()
+        if told or provider.headers:
+            headers = {**request.headers, **told, **provider.headers}
             request = UpstreamRequest(request.method, request.path, headers, request.body)
         lane = vendor.lane(call, job.client, Stamp(trace.request_id, trace.created, self._clock, target.model))
         trace.meter = record.meter = lane.meter

@@ -41,21 +41,25 @@ from router.credentials import credential_of, key_id_of, masked, missing, shown_
 from router.discovery import Discovery
 from router.engine import Engine, Transport
 from router.health import Health
-from router.http import Scope, header
+from router.http import Headers, Scope, header
 from router.keys import Bootstrap, Keys, open_keys
 from router.ledger import Hold, Ledger
 from router.litellm_transport import LitellmTransport
 from router.litellm_transport import missing as litellm_missing
 from router.local_model import LocalModel, ModelState
-from router.metric_labels import ModelLabels
 from router.metrics import Metrics
 from router.networks import client_address
+from router.otel import Sender, open_telemetry
+from router.otel import check as check_telemetry
+from router.otel_context import TraceContext, incoming
+from router.otel_spans import Ended
 from router.prices import load_prices
 from router.provider import Running
 from router.requestlog import RequestLog
 from router.routing import Provider, Snapshot, compile_snapshot
 from router.slots import ALONE, Slot, Told, disagreement
 from router.store import Store, explain, open_store
+from router.telemetry import Telemetry
 from router.trace import Trace
 from router.transport import HttpTransport
 
@@ -101,6 +105,9 @@ class Runtime:
         self.listeners: dict[tuple[str, int], str | None] = {}
         """(address, port) that we listen on, with the name of the anonymous key if it has one."""
         self.draining = False
+        self.telemetry: Sender | None = None
+        self.tracer: Callable[[Headers], TraceContext | None] = incoming
+        """The trace that a call belongs to, by its headers."""
         self.store: Store
         self.keys: Keys
         self.ledger: Ledger
@@ -109,9 +116,13 @@ class Runtime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = AsyncExitStack()
         self._own_name = socket.gethostname()
-        self._labels: tuple[Snapshot, ModelLabels] | None = None
         self.engine = Engine(
-            self.transports, self.health, self.local_models, clock=self.clock, monotonic=self.monotonic
+            self.transports,
+            self.health,
+            self.local_models,
+            clock=self.clock,
+            monotonic=self.monotonic,
+            waited=self.metrics.waited,
         )
         self.prices = load_prices(config)
         self.accounts = Accounts(self)
@@ -123,7 +134,7 @@ class Runtime:
             self._learned,
             self.health.recovered,
         )
-        self._gauges()
+        self.telemetry = Telemetry(self)
 
     # --- life
 
@@ -144,6 +155,10 @@ class Runtime:
         undo = self._started
         self.log.start()
         undo.callback(self.log.stop)
+        self.telemetry = open_telemetry(self.config.telemetry, os.environ, version=self.version)
+        if self.telemetry is not None:
+            undo.push_async_callback(self.telemetry.close)
+            self.tracer = self.telemetry.begin
         url = self.config.redis.url.get_secret_value()
         self.store = await open_store(url, self.data_dir, role="command" if worker else "serve")
         undo.push_async_callback(self.store.close)
@@ -179,7 +194,7 @@ class Runtime:
             undo.callback(self.spawn(self._make_later(on_made)).cancel)
         undo.push_async_callback(self.discovery.stop)
         await self.discovery.start()
-        self._gauges_of_the_running()
+        undo.callback(self.spawn(self.telemetry.run()).cancel)
 
     async def _load_functions(self) -> str | None:
         """Why the store cannot take the ledger's functions, None when it has them."""
@@ -232,6 +247,7 @@ class Runtime:
             config = load_config(self.config_path, os.environ)
             snapshot = self._compile(config)
             prices = load_prices(config)
+            check_telemetry(config, os.environ)
             prices.prepare(tuple(snapshot.providers.values()))
         except ConfigErrors as errors:
             self.config_problem = "; ".join(str(problem) for problem in errors.problems[:5])
@@ -359,12 +375,15 @@ class Runtime:
         else:
             charged = usage = None
             told |= {"cost": None, "mark": None}
-        self.metrics.observe(trace, label, now, charged, self.model_labels.of)
+        self.metrics.observe(trace, label, now, charged, self.telemetry.label)
+        if self.telemetry is not None:
+            self.telemetry.ended(Ended(trace, now, label, charged, self.telemetry.label))
         self.log.write(
             {
                 "time": trace.created,
                 "event": "request",
                 "request_id": trace.request_id,
+                "trace_id": trace.context.trace_id if trace.context is not None else None,
                 "dialect": trace.dialect,
                 "op": trace.op,
                 "model": shown_name(call.asked_model) if call is not None else None,
@@ -425,33 +444,8 @@ class Runtime:
             "unhealthy": {name: block.reason for name, block in self.health.snapshot().items()},
         }
 
-    @property
-    def model_labels(self) -> ModelLabels:
-        """How the metrics name models now."""
-        snapshot, known = self.snapshot, self._labels
-        if known is None or known[0] is not snapshot:
-            known = self._labels = (snapshot, ModelLabels(snapshot))
-        return known[1]
 
-    def _gauges(self) -> None:
-        metrics = self.metrics
-        metrics.gauge("upstream_connections", lambda: self.http.open_sockets)
-        metrics.count("log_lines_dropped_total", lambda: self.log.dropped)
-        metrics.gauge("config_reload_success", lambda: 0.0 if self.config_problem else 1.0)
-        metrics.gauge("config_reload_timestamp_seconds", lambda: self.config_loaded_at)
-        metrics.gauge("usd_cny", lambda: self.config.prices.usd_cny)
-
-    def _gauges_of_the_running(self) -> None:
-        """Those that need what `start` makes."""
-        metrics = self.metrics
-        metrics.gauge("redis_up", lambda: 1.0 if self.ledger.links.up else 0.0)
-        metrics.gauge("journal_entries", lambda: len(self.ledger.journal))
-        metrics.count("journal_lost_total", lambda: self.ledger.journal.lost)
-        metrics.gauge("holds", lambda: len(self.ledger.live))
-        self._started.callback(self.spawn(metrics.run()).cancel)
-
-
-_RESTART = ("server.listen", "server.workers", "redis", "data_dir")
+_RESTART = ("server.listen", "server.workers", "redis", "data_dir", "telemetry")
 """Settings that a reload does not change."""
 
 

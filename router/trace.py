@@ -10,6 +10,7 @@ from providers.call import Call
 from providers.errors import SwitchyardError
 from providers.wire import Meter
 from router.checks import NO_AMOUNTS, Amounts
+from router.otel_context import TraceContext
 from router.prices import Price
 from router.routing import Plan, Target
 
@@ -27,6 +28,10 @@ class AttemptRecord:
     """What it has delivered so far."""
     asked: bool = True
     """The provider may have got the request; False where connecting failed or no place was free."""
+    started: float = 0.0
+    """Monotonic seconds."""
+    span_id: str | None = None
+    """What the provider was told as its parent; None where no spans are made."""
 
 
 @dataclass(slots=True)
@@ -65,6 +70,8 @@ class Trace:
     """What targets cost this call, whatever is reloaded meanwhile."""
     degraded: bool = False
     """Admitted while the store was away: local models only."""
+    context: TraceContext | None = None
+    """The trace that the caller says it belongs to, or one of our own; None for neither."""
 
     def overhead(self, now: float) -> float:
         """Seconds of our own between the request's arrival and the answer's beginning."""

@@ -23,12 +23,14 @@ def check(
     Ends with 1 when there is a problem, or when with --connect a provider that is on cannot be reached.
     """
     from router.config import ConfigErrors, load_config
+    from router.otel import check as telemetry
     from router.prices import load_prices
 
     path = config_path(config)
     try:
         loaded = load_config(path, os.environ)
         load_prices(loaded)
+        telemetry(loaded, os.environ)
     except ConfigErrors as errors:
         if as_json:
             print_json({"file": str(path), "ok": False, **_listed(errors.problems, errors.warnings), "providers": []})

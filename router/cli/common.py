@@ -55,6 +55,10 @@ def read_config(option: Path | None, copy: Path | None = None) -> Config:
             from router.prices import load_prices
 
             load_prices(config)
+        if config.telemetry.otlp_endpoint is not None:
+            from router.otel import check
+
+            check(config, os.environ)
     except ConfigErrors as errors:
         for problem in errors.problems:
             typer.echo(str(problem), err=True)
