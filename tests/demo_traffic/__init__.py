@@ -1,0 +1,1 @@
+"""A router with two workers, simulated providers, teams, and traffic of every kind: `make demo-traffic`."""
