@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from providers.errors import SwitchyardError
+from providers.errors import SwitchyardError, UpstreamError
 from providers.vendor import ModelFacts, UpstreamRequest
 from router.engine import Transport
 from router.routing import Provider
@@ -61,6 +61,8 @@ class Discovery:
         self.lists: dict[str, Sequence[ModelFacts]] = {}
         self.problems: dict[str, str] = {}
         """Why a provider's list could not be had the last time."""
+        self.reasons: dict[str, str] = {}
+        """The same as the error's stable word."""
         self._misses: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
         self._looked = asyncio.Event()
@@ -118,10 +120,12 @@ class Discovery:
             if self.problems.get(provider.name) != why:
                 _log.info("no model list from %s: %s", provider.name, why)
             self.problems[provider.name] = why
+            self.reasons[provider.name] = error.reason if isinstance(error, UpstreamError) else "timeout"
             self._misses[provider.name] = self._misses.get(provider.name, 0) + 1
             if self._misses[provider.name] >= MISSES:
                 self.lists.pop(provider.name, None)
         else:
+            self.reasons.pop(provider.name, None)
             if self.problems.pop(provider.name, None) is not None:
                 self._recovered(provider.name)
             self._misses.pop(provider.name, None)

@@ -8,6 +8,7 @@ may not fall back is told what the provider said.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class Health:
         self._clock = clock
         self._jitter = jitter
         self._states: dict[str, _State] = {}
+        self._failing: set[str] = set()
+        """Providers that were last heard to fail. Successes are noticed only while there are states."""
 
     def block(self, deployment: str) -> Block | None:
         """None when the deployment may be tried. Asking changes nothing: see `begin`."""
@@ -77,12 +80,14 @@ class Health:
     def success(self, deployment: str) -> None:
         if self._states:
             self._states.pop(deployment, None)
+            self._failing.discard(deployment.partition("/")[0])
 
     def recovered(self, provider: str) -> None:
         """The server answers again after it had been unreachable: no need to sit out the pauses, rate limits apart."""
         for name, state in list(self._states.items()):
             if name.startswith(f"{provider}/") and not state.cooldown:
                 del self._states[name]
+        self._failing.discard(provider)
 
     def abandoned(self, deployment: str) -> None:
         """The call ended without a verdict (the client left): a probe makes room for the next one."""
@@ -95,6 +100,7 @@ class Health:
         state = self._states.setdefault(deployment, _State())
         if len(self._states) > MAX_STATES:
             del self._states[next(iter(self._states))]
+        self._failing.add(deployment.partition("/")[0])
         state.probing_until = 0.0
         now = self._clock()
         # Calls that were under way when the provider asked for a pause may still fail; its word holds.
@@ -119,6 +125,23 @@ class Health:
     def snapshot(self) -> dict[str, Block]:
         """Every deployment that is blocked now, for status pages."""
         return {name: block for name in list(self._states) if (block := self.block(name)) is not None}
+
+    def open(self) -> Counter[str]:
+        """How many deployments of each provider have an open breaker."""
+        return Counter(name.partition("/")[0] for name, block in self.snapshot().items() if not block.cooldown)
+
+    def down(self) -> dict[str, str]:
+        """Providers that take no calls as far as we know, and the error's stable word: a breaker of theirs is open, or
+        was a moment ago and nothing was heard since, or they asked for a pause; and no other model of theirs has
+        answered since the last failure."""
+        now = self._clock()
+        found = {}
+        for name, state in self._states.items():
+            if state.until and now < state.until + (0.0 if state.cooldown else MAX_OPEN_SECONDS):
+                provider = name.partition("/")[0]
+                if provider in self._failing:
+                    found[provider] = state.error.reason if state.error is not None else "unhealthy"
+        return found
 
 
 def _without_words(error: UpstreamError) -> UpstreamError:

@@ -45,6 +45,8 @@ class Links:
         self.name = store.name
         self.on_up: list[Callable[[], None]] = []
         """Called after every connection that was made: what could not be told to the store can be told now."""
+        self.failed: Callable[[str], object] = bool
+        """Told how a question failed: `not_sent`, `unanswered` or `refused`."""
         self._text = text
         self._store = store
         self._servers = store.servers
@@ -102,11 +104,11 @@ class Links:
 
     def _route(self, question: Question) -> None:
         if self._closed:
-            refuse(question, "the router is stopping")
+            refuse(self, question, "the router is stopping")
         elif self._only is not None:
             self._only.ask(question)
         elif self._halted is not None:
-            refuse(question, "it does not answer")
+            refuse(self, question, "it does not answer")
         elif (node := self._slots[slot_of(question.tag)]) is not None:
             node.ask(question)
         else:
@@ -118,7 +120,7 @@ class Links:
         if question.future.done():
             return
         if self.loop.time() + pause >= question.until or question.tries >= MOST_TRIES:
-            refuse(question, "it is being started or moved")
+            refuse(self, question, "it is being started or moved")
         elif pause:
             self.loop.call_later(pause, self.again, question, 0.0)
         else:
@@ -203,7 +205,7 @@ class Links:
         node = self._node(place)
         self.refresh()
         if question.tries >= MOST_TRIES:
-            refuse(question, "it is being started or moved")
+            refuse(self, question, "it is being started or moved")
         elif error.word == "MOVED":
             self._slots[slot] = node
             node.ask(question)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Callable
 from math import inf
 from typing import Any, Final, Protocol
 
@@ -56,6 +57,8 @@ class Guide(Protocol):
     loop: asyncio.AbstractEventLoop
     login: Login
     cluster: bool
+    failed: Callable[[str], object]
+    """Told how a question failed: `not_sent`, `unanswered` or `refused`."""
 
     @property
     def library(self) -> Library: ...
@@ -125,7 +128,7 @@ class Node:
             return
         else:
             why = "too many calls wait for it"
-        refuse(question, why)
+        refuse(self._guide, question, why)
 
     def _sweep(self) -> None:
         self._sweeper = None
@@ -133,7 +136,7 @@ class Node:
         kept: deque[Question] = deque()
         for question in self._waiting:
             if question.until <= now:
-                refuse(question, "it is being connected")
+                refuse(self._guide, question, "it is being connected")
             elif not question.future.done():
                 kept.append(question)
         self._waiting = kept
@@ -165,6 +168,7 @@ class Node:
                 error = pipe.load_refused
             self._guide.denied(question, error)
             if not question.future.done():
+                self._guide.failed("refused")
                 question.future.set_exception(error)
             return
         question.tries += 1
@@ -178,7 +182,7 @@ class Node:
             self.pipe = None
             self._down(explain(self._name, TimeoutError()))
         for question in pipe.left():
-            refuse(question, "it does not answer")
+            refuse(self._guide, question, "it does not answer")
         if current:
             self._mend()
 
@@ -190,7 +194,7 @@ class Node:
                 self._mend()
         for question in pipe.left():
             if question.sent and not question.repeat:
-                refuse(question, "the connection ended")
+                refuse(self._guide, question, "the connection ended")
             else:
                 self._guide.again(question, 0.0)
 
@@ -235,7 +239,7 @@ class Node:
         self.problem = problem
         waiting, self._waiting = self._waiting, deque()
         for question in waiting:
-            refuse(question, "it does not answer")
+            refuse(self._guide, question, "it does not answer")
         self._guide.changed()
 
     async def _connect(self) -> None:
@@ -313,7 +317,7 @@ class Node:
             pipe.abort()
             waiting += pipe.left()
         for question in waiting:
-            refuse(question, "the router is stopping")
+            refuse(self._guide, question, "the router is stopping")
         if self._mender is not None:
             await asyncio.wait([self._mender])
 
@@ -326,7 +330,8 @@ class Node:
             self._mender.cancel()
 
 
-def refuse(question: Question, why: str) -> None:
+def refuse(guide: Guide, question: Question, why: str) -> None:
     if not question.future.done():
+        guide.failed("unanswered" if question.sent else "not_sent")
         kind = Unanswered if question.sent else NotSent
         question.future.set_exception(kind(f"The key store cannot be asked right now: {why}.", retry_after=RETRY_AFTER))

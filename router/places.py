@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from providers.errors import Busy
@@ -23,8 +23,8 @@ class Places:
         self.waiting = 0
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
-        """Raises NoPlace when the queue is full."""
+    async def one(self, waited: Callable[[], object] = bool) -> AsyncIterator[None]:
+        """Raises NoPlace when the queue is full. `waited` is called when the wait is over, for a place or in vain."""
         if self._semaphore.locked():
             if self.waiting >= self._queue:
                 raise NoPlace("the queue in front of the provider is full", retry_after=1.0)
@@ -33,8 +33,10 @@ class Places:
                 await self._semaphore.acquire()
             finally:
                 self.waiting -= 1
+                waited()
         else:
             await self._semaphore.acquire()
+            waited()
         try:
             yield
         finally:

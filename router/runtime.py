@@ -40,6 +40,7 @@ from router.config import Config, ConfigErrors, load_config
 from router.credentials import credential_of, key_id_of, masked, missing, shown_name
 from router.discovery import Discovery
 from router.engine import Engine, Transport
+from router.gauges import Gauges
 from router.health import Health
 from router.http import Headers, Scope, header
 from router.keys import Bootstrap, Keys, open_keys
@@ -59,7 +60,6 @@ from router.requestlog import RequestLog
 from router.routing import Provider, Snapshot, compile_snapshot
 from router.slots import ALONE, Slot, Told, disagreement
 from router.store import Store, explain, open_store
-from router.telemetry import Telemetry
 from router.trace import Trace
 from router.transport import HttpTransport
 
@@ -134,7 +134,7 @@ class Runtime:
             self._learned,
             self.health.recovered,
         )
-        self.telemetry = Telemetry(self)
+        self.gauges = Gauges(self)
 
     # --- life
 
@@ -194,7 +194,7 @@ class Runtime:
             undo.callback(self.spawn(self._make_later(on_made)).cancel)
         undo.push_async_callback(self.discovery.stop)
         await self.discovery.start()
-        undo.callback(self.spawn(self.telemetry.run()).cancel)
+        undo.callback(self.spawn(self.gauges.run()).cancel)
 
     async def _load_functions(self) -> str | None:
         """Why the store cannot take the ledger's functions, None when it has them."""
@@ -375,9 +375,9 @@ class Runtime:
         else:
             charged = usage = None
             told |= {"cost": None, "mark": None}
-        self.metrics.observe(trace, label, now, charged, self.telemetry.label)
+        self.metrics.observe(trace, label, now, charged, self.gauges.label)
         if self.telemetry is not None:
-            self.telemetry.ended(Ended(trace, now, label, charged, self.telemetry.label))
+            self.telemetry.ended(Ended(trace, now, label, charged, self.gauges.label))
         self.log.write(
             {
                 "time": trace.created,

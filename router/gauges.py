@@ -1,0 +1,85 @@
+"""Where those values of the metrics come from that calls do not count: what is read of the running router when it is
+scraped, and what is asked for in the background."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from router.loaded import LoadedModels
+from router.metric_labels import ModelLabels
+from router.provider_state import down
+from router.snapshot import Snapshot, Target
+from router.team_gauges import TeamGauges
+
+if TYPE_CHECKING:
+    from router.runtime import Runtime
+
+Values = dict[tuple[str, ...], float]
+"""A gauge's values by its label values."""
+
+
+class Gauges:
+    """Of one worker. `run` once the runtime has started."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._labels: tuple[Snapshot, ModelLabels] | None = None
+        self._loaded = LoadedModels(
+            runtime.http, lambda: tuple(runtime.snapshot.providers.values()), lambda: self._model_labels
+        )
+        metrics = runtime.metrics
+        metrics.count("log_lines_dropped_total", lambda: runtime.log.dropped)
+        metrics.gauge("upstream_connections", lambda: runtime.http.open_sockets)
+        metrics.gauge("config_reload_success", lambda: 0.0 if runtime.config_problem else 1.0)
+        metrics.gauge("config_reload_timestamp_seconds", lambda: runtime.config_loaded_at)
+        metrics.gauge("usd_cny", lambda: runtime.config.prices.usd_cny)
+
+    async def run(self) -> None:
+        """Keep the values current until cancelled."""
+        runtime = self._runtime
+        metrics, ledger = runtime.metrics, runtime.ledger
+        ledger.links.failed = metrics.store_failed
+        metrics.count("journal_lost_total", lambda: ledger.journal.lost)
+        metrics.gauge("redis_up", lambda: 1.0 if ledger.links.up else 0.0)
+        metrics.gauge("journal_entries", lambda: len(ledger.journal))
+        metrics.gauge("holds", lambda: len(ledger.live))
+        metrics.gauges("queue_depth", self._queued)
+        metrics.gauges("provider_up", self._up)
+        metrics.gauges("provider_down", self._down)
+        metrics.gauges("circuit_open", self._open_circuits)
+        metrics.gauges("ollama_loaded_models", self._loaded.models)
+        metrics.gauges("ollama_vram_bytes", self._loaded.vram)
+        metrics.at_scrape(TeamGauges(runtime.store, lambda: runtime.config.prices.usd_cny, runtime.clock).read)
+        await asyncio.gather(metrics.run(), self._loaded.run())
+
+    def label(self, target: Target) -> str:
+        """How the metrics name a target's model."""
+        return self._model_labels.of(target)
+
+    @property
+    def _model_labels(self) -> ModelLabels:
+        snapshot, known = self._runtime.snapshot, self._labels
+        if known is None or known[0] is not snapshot:
+            known = self._labels = (snapshot, ModelLabels(snapshot))
+        return known[1]
+
+    def _why_down(self) -> dict[str, str]:
+        runtime = self._runtime
+        return down(runtime.snapshot, runtime.health, runtime.discovery.reasons)
+
+    def _up(self) -> Values:
+        away = self._why_down()
+        return {(name,): float(name not in away) for name in self._runtime.snapshot.providers}
+
+    def _down(self) -> Values:
+        return dict.fromkeys(self._why_down().items(), 1.0)
+
+    def _open_circuits(self) -> Values:
+        found = self._runtime.health.open()
+        return {(name,): float(found[name]) for name in self._runtime.snapshot.providers}
+
+    def _queued(self) -> Values:
+        queued = self._runtime.engine.queued()
+        limited = (row for row in self._runtime.snapshot.providers.values() if row.max_concurrency is not None)
+        return {(row.name,): float(queued.get(row.name, 0)) for row in limited}

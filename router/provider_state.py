@@ -1,0 +1,37 @@
+"""Whether providers take calls, and why not, in a closed set of words: for the metrics and for status pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from router.health import Health
+from router.metric_table import DOWN, OTHER
+from router.provider import Provider
+from router.snapshot import Snapshot
+
+OFF: Final = frozenset({"disabled", "no_key"})
+"""Nobody meant these providers to be up."""
+
+
+def down(snapshot: Snapshot, health: Health, lists: Mapping[str, str]) -> dict[str, str]:
+    """Providers that take no calls, and the reason. lists: why a provider's model list could not be had, by its name;
+    of local servers that says that they are away, clouds are asked too seldom."""
+    failing = health.down()
+    found = {}
+    for name, provider in snapshot.providers.items():
+        if provider.off is not None:
+            named = snapshot.config.variables("providers", name, "api_key")
+            found[name] = _why_off(provider, bool(named))
+        elif (reason := failing.get(name) or (lists.get(name) if provider.local else None)) is not None:
+            found[name] = reason if reason in DOWN else OTHER
+    return found
+
+
+def _why_off(provider: Provider, names_a_key: bool) -> str:
+    """names_a_key: its row refers to a variable that holds its key."""
+    if not provider.settings.enabled:
+        return "disabled"
+    if not provider.api_key and not provider.local and (provider.vendor.needs_key or names_a_key):
+        return "no_key"
+    return "misconfigured"
