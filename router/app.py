@@ -8,7 +8,7 @@ import difflib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from providers.errors import InternalError, MethodNotAllowed, NotAllowed, NotFound, SwitchyardError, Unauthorized
 from providers.wire import Wire
@@ -17,11 +17,14 @@ from providers.wires.openai import WIRE as OPENAI
 from router import billing, ollama_door
 from router.http import ClientGone, Receive, Scope, Send, header, reply, reply_error, reply_json
 from router.lists import find_entry, model_entry, model_list
-from router.networks import client_address, is_local
+from router.networks import client_address, client_scheme, is_local
 from router.ollama_routes import OllamaRoutes
 from router.records import Key
 from router.routing import Rights, visible
 from router.runtime import Runtime
+
+if TYPE_CHECKING:
+    from router.admin.pages.routes import Setup
 
 OPENAI_ROOTS = ("/v1", "", "/api/v3")
 """OpenAI's own prefix, none (SDKs given the bare host), and the Ark SDK's."""
@@ -182,26 +185,53 @@ class App:
     async def _administer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._admin is None:
             self._admin = await asyncio.to_thread(self._make_admin)
+        trusted = self._runtime.config.server.trusted_proxies
         # All bodies here are JSON, whatever a client calls them (`curl -d` says form): FastAPI reads only what says so.
         # But for lists of names, which may be a CSV.
         headers = [
             pair for pair in scope["headers"] if pair[0] != b"content-type" or pair[1].lower().startswith(b"text/csv")
         ]
         headers.append((b"content-type", b"application/json"))
-        inner = {**scope, "root_path": "/admin", "headers": headers}
+        inner = {**scope, "root_path": "/admin", "headers": headers, "scheme": client_scheme(scope, trusted)}
         if scope.get("client") is not None:
             # What counts wrong tokens and writes down changes is to know the caller, not the proxy in front.
-            address = client_address(scope, self._runtime.config.server.trusted_proxies)
+            address = client_address(scope, trusted)
             inner["client"] = (address, scope["client"][1])
         await self._admin(inner, receive, send)
 
     def _make_admin(self) -> Handler:
         from router.admin import admin_app  # FastAPI costs 0.3 s and 30 MB: only those who administer pay
 
-        app: Handler = admin_app(
-            self._runtime.keys, self._runtime.readiness, lambda: self._runtime.config.prices.usd_cny
-        )
+        def rate() -> float:
+            return self._runtime.config.prices.usd_cny
+
+        app: Handler = admin_app(self._runtime.keys, self._runtime.readiness, rate, lambda: self._pages_setup(rate))
         return app
+
+    def _pages_setup(self, rate: Callable[[], float]) -> Setup:
+        from router.admin.pages.overview_page import Facts
+        from router.admin.pages.routes import Setup
+
+        runtime = self._runtime
+
+        def facts() -> Facts:
+            return Facts(
+                runtime.config_path.name if runtime.config_path is not None else None,
+                runtime.config.origin.digest,
+                runtime.config_loaded_at,
+                runtime.config_problem,
+                frozenset(provider.name for provider in runtime.snapshot.providers.values() if provider.local),
+            )
+
+        return Setup(
+            runtime.keys,
+            runtime.readiness,
+            runtime.metrics.current,
+            facts,
+            rate,
+            lambda: runtime.draining,
+            runtime.version,
+        )
 
     def _is_local(self, scope: Scope) -> bool:
         return is_local(scope, self._runtime.config.server.trusted_proxies)

@@ -32,7 +32,7 @@ from router.credentials import (
     new_id,
 )
 from router.descriptions import describe_key
-from router.holders import Holders
+from router.holders import Holder, Holders
 from router.limit_text import merge
 from router.pepper import Pepper
 from router.records import (
@@ -430,6 +430,14 @@ class Keys:
         when `address` is told). None for a wrong secret; raises Unauthorized, with the reason, for a right one that
         may not."""
         return await self._holders.admin(token, address)
+
+    async def holder(self, secret: str) -> Holder | None:
+        """Whose secret this is: the admin token, or any key's. None for a wrong one; raises Unauthorized as `admin`."""
+        return await self._holders.holder(secret)
+
+    async def still(self, key_id: str | None, proof: str) -> Holder | None:
+        """As `holder`, of the secret that gave `proof`. key_id: None for the admin token."""
+        return await self._holders.still(key_id, proof)
 
     def seen_admin(self, token: str) -> bool:
         """Whether this is the admin token as last read: the store is not asked."""

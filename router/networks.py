@@ -64,6 +64,17 @@ def client_address(scope: Mapping[str, Any], trusted: tuple[str, ...]) -> str:
     return _plain(peer) if peer.startswith("::ffff:") or "%" in peer else peer
 
 
+def client_scheme(scope: Mapping[str, Any], trusted: tuple[str, ...]) -> str:
+    """`https` or `http`: what an ASGI request's caller speaks. Behind a `trusted` proxy that is what its
+    X-Forwarded-Proto says."""
+    client = scope.get("client")
+    if trusted and contains(trusted, client[0] if client else ""):
+        told = next((value for name, value in scope["headers"] if name == b"x-forwarded-proto"), b"")
+        if told:
+            return "https" if told.split(b",")[0].strip().lower() == b"https" else "http"
+    return "https" if scope.get("scheme") == "https" else "http"
+
+
 def is_local(scope: Mapping[str, Any], trusted: tuple[str, ...]) -> bool:
     """Whether a request comes from this machine. One that a proxy of this machine passes on does not, also where the
     proxy is not listed as trusted, as long as it says for whom it asks."""

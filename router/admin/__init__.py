@@ -1,12 +1,12 @@
-"""The admin API, under /admin. `Admin` is the plain ASGI door to it: FastAPI is imported when the first caller is let
-in.
+"""The admin API and the pages, under /admin. `Admin` is the plain ASGI door to them: FastAPI is imported when the first
+caller of the API is let in, the templates when the first page is asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -15,6 +15,9 @@ from router.audit import Actor
 from router.credentials import credential_of
 from router.keys import Keys
 from router.throttle import Throttle
+
+if TYPE_CHECKING:
+    from router.admin.pages.routes import Setup
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -37,26 +40,43 @@ HEADERS = (
 """On every answer: they hold keys once and names always."""
 
 
-def admin_app(keys: Keys, describe: Describe, rate: GetRate = lambda: None) -> ASGI:
-    """The door to the admin API; `describe` gives /admin/api/status its content, `rate` CNY for one USD."""
-    return Admin(keys, describe, rate=rate)
+PAGES: Final = frozenset(
+    f"/admin{name}" for name in ("", "/overview", "/live", "/sign-in", "/sign-out", "/preferences")
+)
+_FILES: Final = "/admin/static/"
+_API: Final = ("/admin/api/", "/admin/openapi.json/")
+
+
+def admin_app(
+    keys: Keys, describe: Describe, rate: GetRate = lambda: None, pages: Callable[[], Setup] | None = None
+) -> ASGI:
+    """The door to the admin API; `describe` gives /admin/api/status its content, `rate` CNY for one USD. `pages`: what
+    the pages need; without it there are none."""
+    return Admin(keys, describe, rate=rate, pages=pages)
 
 
 class Admin:
     """Every path under /admin, known or not, wants an admin: the admin token, or a key with the `admin` right, as
-    Bearer.
+    Bearer. But for the pages, which have sessions of their own, and never serve the API.
 
     Paths arrive whole (`/admin/api/keys`). A credential in the URL is not taken here: addresses end up in logs.
     """
 
     def __init__(
-        self, keys: Keys, describe: Describe, throttle: Throttle | None = None, rate: GetRate = lambda: None
+        self,
+        keys: Keys,
+        describe: Describe,
+        throttle: Throttle | None = None,
+        rate: GetRate = lambda: None,
+        pages: Callable[[], Setup] | None = None,
     ) -> None:
         self._keys = keys
         self._describe = describe
         self._rate = rate
         self._throttle = throttle or Throttle()
+        self._setup = pages
         self._app: ASGI | None = None
+        self._pages: ASGI | None = None
         self._loading = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,6 +86,9 @@ class Admin:
             await send(message)
 
         if scope["type"] != "http":
+            return
+        if self._setup is not None and is_page(scope):
+            await (await self._loaded_pages(self._setup))(scope, receive, send)
             return
         try:
             actor = await self._authorise(scope)
@@ -94,6 +117,28 @@ class Admin:
             if self._app is None:
                 self._app = await asyncio.to_thread(_build, self._keys, self._describe, self._rate)
         return self._app
+
+    async def _loaded_pages(self, setup: Callable[[], Setup]) -> ASGI:
+        async with self._loading:
+            if self._pages is None:
+                self._pages = await asyncio.to_thread(_build_pages, setup(), self._throttle)
+        return self._pages
+
+
+def is_page(scope: Scope) -> bool:
+    """Whether this is for the pages: one of theirs, one of their files, or what a browser asks for in vain."""
+    path: str = scope["path"].rstrip("/")
+    if path in PAGES or path.startswith(_FILES):
+        return True
+    if f"{path}/".startswith(_API):
+        return False
+    return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
+
+
+def _build_pages(setup: Setup, throttle: Throttle) -> ASGI:
+    from router.admin.pages.routes import Pages  # jinja2 and the templates: 0.2 s, which no model call pays for
+
+    return Pages(setup, throttle)
 
 
 def _build(keys: Keys, describe: Describe, rate: GetRate) -> ASGI:

@@ -1,0 +1,96 @@
+"""Pages from templates: read and compiled once, when the first page is asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from router.admin.pages import texts
+from router.admin.pages.assets import Assets
+from router.admin.pages.security import PREFERENCES, cookies
+from router.http import Headers, header
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+AUTO: Final = "auto"
+THEMES: Final = (AUTO, "light", "dark")
+LANGUAGES: Final = (AUTO, "en", "zh")
+REFRESH_SECONDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How somebody wants the pages. lang: `en` or `zh`; lang_choice and theme may be `auto`."""
+
+    lang: str
+    lang_choice: str
+    theme: str
+
+    @property
+    def cookie(self) -> str:
+        return f"{self.lang_choice}.{self.theme}"
+
+
+def look_of(headers: Headers) -> Look:
+    """The look that was chosen before, else what the browser prefers."""
+    found = cookies(headers, PREFERENCES)
+    lang, _, theme = found[0].partition(".") if found else (AUTO, "", AUTO)
+    return chosen(headers, lang, theme)
+
+
+def chosen(headers: Headers, lang: str, theme: str) -> Look:
+    """What is neither a language nor a theme counts as `auto`."""
+    lang = lang if lang in LANGUAGES else AUTO
+    theme = theme if theme in THEMES else AUTO
+    spoken = texts.preferred(header(headers, b"accept-language") or "") if lang == AUTO else lang
+    return Look(spoken, lang, theme)
+
+
+@lru_cache(maxsize=64)
+def _helpers(lang: str, zone: str, rate: float | None) -> Mapping[str, Any]:
+    return texts.helpers(lang, zone, rate)
+
+
+class Renderer:
+    """The templates with what all of them are told."""
+
+    def __init__(self, assets: Assets, version: str, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        environment = Environment(
+            loader=FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+            cache_size=-1,
+        )
+        environment.globals |= {"asset": assets.url, "version": version, "refresh_seconds": REFRESH_SECONDS}
+        self._templates = {name: environment.get_template(name) for name in environment.list_templates(["html"])}
+
+    def render(
+        self,
+        name: str,
+        look: Look,
+        told: Mapping[str, object],
+        *,
+        viewer: object = None,
+        zone: str = "UTC",
+        rate: float | None = None,
+    ) -> bytes:
+        """zone: IANA name. rate: CNY for one USD."""
+        context = {
+            "lang": look.lang,
+            "lang_choice": look.lang_choice,
+            "theme": look.theme,
+            "now": self._clock(),
+            "viewer": viewer,
+            **_helpers(look.lang, zone, rate),
+            **told,
+        }
+        return self._templates[name].render(context).encode("utf-8", "replace")

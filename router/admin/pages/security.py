@@ -1,0 +1,95 @@
+"""What keeps the pages apart from other sites: the headers of every answer, the cookie, and who may post a form."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from router.http import Headers, header
+
+CSP: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self';"
+    " form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+_ALWAYS: Final = (
+    (b"content-security-policy", CSP.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    # Not `no-referrer`: browsers then say `Origin: null` of our own forms.
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), microphone=(), geolocation=(), payment=(), usb=()"),
+)
+_PRIVATE: Final = (b"cache-control", b"no-store")
+_ONLY_HTTPS: Final = (b"strict-transport-security", b"max-age=31536000")
+
+SESSION: Final = "switchyard_session"
+PREFERENCES: Final = "switchyard_preferences"
+PATH: Final = "/admin"
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+"""32 random bytes in base64url."""
+
+Pairs = list[tuple[bytes, bytes]]
+
+
+def page_headers(*, https: bool, private: bool = True) -> Pairs:
+    """Of every answer of the pages; `private` ones are stored nowhere."""
+    found = [*_ALWAYS]
+    if private:
+        found.append(_PRIVATE)
+    if https:
+        found.append(_ONLY_HTTPS)
+    return found
+
+
+def cookies(headers: Headers, name: str) -> Sequence[str]:
+    """The values of the cookies of that name."""
+    pairs = (
+        pair.strip().partition("=")
+        for key, value in headers
+        if key == b"cookie"
+        for pair in value.decode("latin-1").split(";")
+    )
+    return [value for found, _, value in pairs if found == name]
+
+
+def session_name(*, https: bool) -> str:
+    """With a prefix that browsers take from secure pages only. (`__Host-` would not allow a path.)"""
+    return f"__Secure-{SESSION}" if https else SESSION
+
+
+def session_of(headers: Headers, *, https: bool) -> str | None:
+    """The session's secret in the cookie, when it has the shape of one."""
+    found = cookies(headers, session_name(https=https))
+    return found[0] if len(found) == 1 and _TOKEN.fullmatch(found[0]) else None
+
+
+def session_cookie(secret: str, seconds: int, *, https: bool) -> tuple[bytes, bytes]:
+    """`seconds` 0 takes it away."""
+    parts = [f"{session_name(https=https)}={secret}", f"Max-Age={seconds}"]
+    return _cookie(parts, "Strict", https=https)
+
+
+def preferences_cookie(text: str, *, https: bool) -> tuple[bytes, bytes]:
+    return _cookie([f"{PREFERENCES}={text}", "Max-Age=31536000"], "Lax", https=https)
+
+
+def _cookie(parts: Iterable[str], same_site: str, *, https: bool) -> tuple[bytes, bytes]:
+    secure = ["Secure"] if https else []
+    return b"set-cookie", "; ".join([*parts, f"Path={PATH}", "HttpOnly", f"SameSite={same_site}", *secure]).encode()
+
+
+def ours(headers: Headers) -> bool:
+    """Whether a form comes from one of our own pages. Browsers say so in Sec-Fetch-Site (where the page is secure) or
+    in Origin; who says neither is no browser of today."""
+    site = header(headers, b"sec-fetch-site")
+    if site is not None:
+        return site == "same-origin"
+    origin = header(headers, b"origin")
+    host = header(headers, b"host")
+    if not origin or not host:
+        return False
+    scheme, mark, place = origin.partition("://")
+    return bool(mark) and scheme in ("http", "https") and place.lower() == host.lower()

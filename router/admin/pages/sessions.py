@@ -1,0 +1,223 @@
+"""Who is signed in. A session is a record in the store, so that it holds in every worker and over a restart:
+
+    sy:session:<digest>     JSON of a Session; the cookie holds the secret, here is its digest under the pepper
+    sy:sessions:<holder>    sorted set of those digests by their beginning; holder: a key's id, or `admin`
+
+A session is tied to the secret that opened it and is looked at again whenever it is used: it ends when the key is
+revoked, disabled, expired or rotated, when the key lost its right or may not be used from there, and when there is
+another admin token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import msgspec
+
+from providers.errors import StoreUnavailable, Unauthorized
+from router.credentials import digest
+from router.holders import Holder
+from router.keys import Keys
+from router.records import Key
+
+IDLE: Final = 2 * 3600
+"""Seconds without use after which a session ends. An open page uses it all the time."""
+LONGEST: Final = 30 * 86400
+"""Seconds after which everybody signs in again: a screen on a wall once a month."""
+MOST: Final = 50
+"""Sessions of one holder; the oldest one makes room."""
+REMEMBERED: Final = 60.0
+"""Seconds for which a session that was good stays good while the store is away."""
+MOST_REMEMBERED: Final = 1000
+PROLONGED: Final = 60.0
+"""Seconds between two writings of a session's new end."""
+ANSWER: Final = 1.0
+"""Seconds that the store has for all that is asked about one session."""
+
+_ADMIN: Final = "admin"
+
+
+class Session(msgspec.Struct, frozen=True):
+    """As it lies in the store. key: an id, None for the admin token. admin: sees everything. proof: the digest of the
+    secret that opened it. created: Unix seconds."""
+
+    key: str | None
+    admin: bool
+    proof: str
+    created: float
+
+    def __repr__(self) -> str:
+        return f"Session({self.key or _ADMIN})"
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who looks at a page. key: None for the holder of the admin token."""
+
+    kind: Literal["admin", "key"]
+    name: str
+    admin: bool
+    key: Key | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    viewer: Viewer
+    ends: float
+    good_at: float
+    prolonged_at: float
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Session).decode
+
+
+class Sessions:
+    """Opens, finds and ends sessions. `clock` is Unix time, `monotonic` in seconds. Raises StoreUnavailable."""
+
+    def __init__(
+        self, keys: Keys, *, clock: Callable[[], float] | None = None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._keys = keys
+        self._cabinet = keys.cabinet
+        self._clock = clock or keys.clock
+        self._monotonic = monotonic
+        self._known: dict[str, _Known] = {}
+
+    def _digest(self, secret: str) -> str:
+        return digest(self._keys.pepper, f"session {secret}").hex()
+
+    async def open(self, secret: str, address: str) -> str | None:
+        """A new session for who shows the admin token or a key's credential, as the secret for the cookie. None for a
+        wrong one, and for a right one that may not be used now and from there."""
+        try:
+            holder = await self._keys.holder(secret)
+        except Unauthorized:
+            return None
+        if holder is None or (holder.key is not None and not holder.key.admits(address)):
+            return None
+        now = self._clock()
+        made = secrets.token_urlsafe(32)
+        name = self._digest(made)
+        key = holder.key
+        session = Session(None if key is None else key.id, key is None or key.rights.admin, holder.proof, now)
+        listed = _index(session)
+        await self._cabinet.ask("SET", _place(name), _encode(session), "EX", IDLE)
+        await self._cabinet.gather(
+            [
+                ("ZADD", listed, repr(now), name),
+                ("EXPIRE", listed, LONGEST),
+                ("ZREMRANGEBYSCORE", listed, 0, repr(now - LONGEST)),
+            ]
+        )
+        await self._make_room(listed)
+        return made
+
+    async def _make_room(self, listed: str) -> None:
+        names = await self._cabinet.ask("ZRANGE", listed, 0, -(MOST + 1))
+        if names:
+            await self._cabinet.gather([*(("DEL", _place(name.decode())) for name in names), ("ZREM", listed, *names)])
+
+    async def find(self, secret: str, address: str) -> Viewer | None:
+        """Who this session is of, when he may still look from there. Raises StoreUnavailable when the store is away and
+        the session has not just been seen here."""
+        name = self._digest(secret)
+        try:
+            if self._cabinet.store.problem is not None:
+                raise StoreUnavailable(self._cabinet.store.problem)
+            async with asyncio.timeout(ANSWER):
+                viewer = await self._read(name, address)
+        except (StoreUnavailable, TimeoutError) as error:
+            return self._remembered(name, address, error)
+        if viewer is None:
+            self._known.pop(name, None)
+        return viewer
+
+    async def close(self, secret: str) -> None:
+        """End a session."""
+        name = self._digest(secret)
+        self._known.pop(name, None)
+        raw = await self._cabinet.raw(_place(name))
+        if raw is not None:
+            await self._end(name, _read(raw))
+
+    async def _read(self, name: str, address: str) -> Viewer | None:
+        raw = await self._cabinet.raw(_place(name))
+        session = None if raw is None else _read(raw)
+        if session is None:
+            return None
+        viewer = await self._viewer(session, address)
+        ends = session.created + LONGEST
+        if viewer is None or self._clock() >= ends:
+            await self._end(name, session)
+            return None
+        now = self._monotonic()
+        known = self._known.get(name)
+        if known is None or now - known.prolonged_at >= PROLONGED:
+            await self._cabinet.ask("EXPIRE", _place(name), max(1, int(min(IDLE, ends - self._clock()))))
+            known = _Known(viewer, ends, now, now)
+        self._remember(name, replace(known, viewer=viewer, good_at=now))
+        return viewer
+
+    async def _viewer(self, session: Session, address: str) -> Viewer | None:
+        try:
+            holder = await self._keys.still(session.key, session.proof)
+        except Unauthorized:
+            return None
+        return None if holder is None else _viewer_of(session, holder, address)
+
+    async def _end(self, name: str, session: Session | None) -> None:
+        commands: list[tuple[str, ...]] = [("DEL", _place(name))]
+        if session is not None:
+            commands.append(("ZREM", _index(session), name))
+        await self._cabinet.gather(commands)
+
+    def _remember(self, name: str, known: _Known) -> None:
+        self._known.pop(name, None)
+        if len(self._known) >= MOST_REMEMBERED:
+            del self._known[next(iter(self._known))]  # the one that was used longest ago
+        self._known[name] = known
+
+    def _remembered(self, name: str, address: str, error: Exception) -> Viewer | None:
+        known = self._known.get(name)
+        now = self._monotonic()
+        if known is None or now - known.good_at > REMEMBERED:
+            self._known.pop(name, None)
+            raise StoreUnavailable("The store that knows who is signed in does not answer.") from error
+        key = known.viewer.key
+        if key is None:
+            # Whoever watches is not shut out just when it is needed: only a restart changes the token meanwhile.
+            self._remember(name, replace(known, good_at=now))
+        elif key.expired(self._clock()) or not key.admits(address):
+            return None
+        return known.viewer if self._clock() < known.ends else None
+
+
+def _viewer_of(session: Session, holder: Holder, address: str) -> Viewer | None:
+    key = holder.key
+    if key is None:
+        return Viewer("admin", "", admin=True, key=None)
+    if not key.admits(address) or (session.admin and not key.rights.admin):
+        return None
+    return Viewer("key", key.name, session.admin, key)
+
+
+def _place(name: str) -> str:
+    return f"sy:session:{name}"
+
+
+def _index(session: Session) -> str:
+    return f"sy:sessions:{session.key or _ADMIN}"
+
+
+def _read(raw: bytes) -> Session | None:
+    """None for what another version has written: sign in again."""
+    try:
+        return _decode(raw)
+    except msgspec.DecodeError:
+        return None
