@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.parallel import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401 - hooks of pytest
 from tests.simulators import router as routers
 from tests.simulators import scripts
 from tests.simulators.client import Client

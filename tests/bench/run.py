@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from tests.bench import procs
 from tests.bench.gateways import ROOT, Gateway, Lane, Site
 from tests.bench.load import Job, Result
 from tests.bench.upstream import CHUNKS, MARKER, PACE
+from tests.simulators.ports import free_port as free_port
 
 DIRECT: Final = "direct"  # the row without a gateway
 _REST: Final = 2.0  # seconds without calls that are watched
@@ -100,12 +100,6 @@ class Cores:
 
 def _on(cores: frozenset[int] | None) -> Callable[[], None] | None:
     return (lambda: os.sched_setaffinity(0, cores)) if cores else None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import pytest
 
 from router.cli.main import VERBS
 from router.config_schema import schema_text
+from tests.simulators.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """
@@ -182,17 +182,11 @@ def server() -> Iterator[str]:
     thread.join()
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_providers_are_reached(tmp_path: Path, server: str) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(
         f"providers:\n  up: {{vendor: ollama, base_url: '{server}'}}\n"
-        f"  down: {{vendor: ollama, base_url: '127.0.0.1:{closed_port()}'}}\n  dark: {{vendor: gemini}}\n"
+        f"  down: {{vendor: ollama, base_url: '127.0.0.1:{free_port()}'}}\n  dark: {{vendor: gemini}}\n"
     )
     path = str(file)
     up = run("providers", "test", "up", "-c", path)

@@ -20,6 +20,7 @@ import pytest
 
 from router.cli.address import router_key, router_url, speaks_chinese
 from router.cli.env import CLIENTS, PLACEHOLDER
+from tests.simulators.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "router.cli.main"]
@@ -244,13 +245,6 @@ def config(folder: Path, port: int, more: str = "") -> str:
         f"providers: {{ollama: {{vendor: ollama, base_url: '127.0.0.1:1'}}, demo: {{vendor: demo}}}}\n{more}"
     )
     return str(file)
-
-
-def free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        port: int = trial.getsockname()[1]
-        return port
 
 
 def findings(*words: str, **env: str) -> tuple[int, dict[str, list[dict[str, str]]]]:

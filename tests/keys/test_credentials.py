@@ -50,7 +50,11 @@ def test_any_text_is_no_key_rather_than_an_error(text: str) -> None:
     assert key_id_of("sk-sy-" + text) is None
 
 
-@pytest.mark.parametrize("junk", ["", "'", "*", KEY + "\r\n", KEY + "\n", " " + KEY, KEY * 200, KEY[:-1], KEY.upper()])
+@pytest.mark.parametrize(
+    "junk",
+    ["", "'", "*", KEY + "\r\n", KEY + "\n", " " + KEY, KEY * 200, KEY[:-1], KEY.upper()],
+    ids=["nothing", "quote", "star", "CRLF after", "LF after", "blank before", "many times", "cut", "in capitals"],
+)
 def test_junk_is_no_key(junk: str) -> None:
     assert key_id_of(junk) is None
 
@@ -93,6 +97,7 @@ def test_where_a_request_carries_its_key(headers: list[tuple[bytes, bytes]], que
         ([(b"x-goog-api-key", KEY.encode())], b"key=" + OTHER.encode()),
         ([], b"key=" + KEY.encode() + b"&key=" + OTHER.encode()),
     ],
+    ids=["two headers", "one header twice", "header and query", "query twice"],
 )
 def test_two_different_keys_are_refused(headers: list[tuple[bytes, bytes]], query: bytes) -> None:
     with pytest.raises(Unauthorized, match="two different API keys") as caught:
@@ -108,6 +113,7 @@ def test_two_different_keys_are_refused(headers: list[tuple[bytes, bytes]], quer
         (KEY.encode(), "does not start with the word Bearer"),
         (b"Bearer" + KEY.encode(), "does not start with the word Bearer"),
     ],
+    ids=["basic", "token", "bare", "no blank"],
 )
 def test_another_scheme_is_named_with_the_way_to_do_it_and_nothing_of_its_value(value: bytes, told: str) -> None:
     with pytest.raises(Unauthorized, match=told) as caught:

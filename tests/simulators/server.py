@@ -19,6 +19,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
+from tests.simulators.ports import free_port as free_port
+
 Script = Callable[["Exchange"], Awaitable[None]]
 
 
@@ -352,10 +354,3 @@ async def _read_chunked(peer: Peer) -> bytes | None:
         if line.strip() == b"0":
             return b"".join(parts)
         parts.append(part[:-2])
-
-
-def free_port() -> int:
-    """A port where nothing listens right now: connections to it are refused."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

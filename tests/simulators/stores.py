@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,20 +19,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from router.embedded import find_binary
+from tests.simulators.ports import free_ports as free_ports
 from tests.simulators.programs import need
 
 SLOTS = ((0, 5460), (5461, 10922), (10923, 16383))
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    with ExitStack() as probes:
-        ports = []
-        for _ in range(number):
-            probe = probes.enter_context(socket.socket())
-            probe.bind(("127.0.0.1", 0))
-            ports.append(int(probe.getsockname()[1]))
-        return ports
 
 
 def until(true: Callable[[], object], what: str, seconds: float = 20.0) -> None:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 from collections.abc import Iterator
 from os import environ
@@ -15,14 +14,9 @@ import pytest
 
 from router.embedded import find_binary
 from router.store import Store, StoreError, open_store
+from tests.simulators.ports import free_port
 
 PASSWORD = "canary-p4ssword"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start(port: int, directory: Path, *options: str) -> subprocess.Popen[bytes]:
