@@ -1,0 +1,289 @@
+// The overview keeps itself current: htmx fetches the body and morphs it in, a stream brings requests as they happen,
+// and the charts read their numbers from the data tables. Words come from the page; this file has none.
+"use strict";
+
+(() => {
+  const main = document.getElementById("overview");
+  if (!main) return;
+  const REFRESH = Number(main.dataset.refresh) * 1000;
+  const STALE_AFTER = Math.max(3 * REFRESH, 12000);
+  const ROWS = 50;
+
+  // --- morphing: what the reader opened, and what a script draws, stays ---------------------------------------------
+
+  const OPENED = new Set(["aria-expanded", "data-open"]);
+  let streaming = false;
+  let paused = false;
+
+  function keeps(node) {
+    if (!(node instanceof Element)) return false;
+    // The live tail is the stream's as long as there is one, and nobody's while it is paused.
+    return node.hasAttribute("data-keep") || (node.id === "tail" && (streaming || paused));
+  }
+
+  htmx.defineExtension("morph", {
+    isInlineSwap: (style) => style === "morph",
+    handleSwap(style, target, fragment) {
+      if (style !== "morph") return false;
+      return Idiomorph.morph(target, fragment.childNodes, {
+        morphStyle: "innerHTML",
+        callbacks: {
+          beforeNodeMorphed: (old) => !keeps(old),
+          beforeAttributeUpdated: (name) => !OPENED.has(name),
+        },
+      });
+    },
+  });
+
+  // --- live or stale ------------------------------------------------------------------------------------------------
+
+  const live = document.getElementById("live");
+  let lastGood = Date.now();
+  let serverStale = false;
+
+  function body() {
+    return main.querySelector("[data-as-of]");
+  }
+
+  function showState() {
+    const late = Date.now() - lastGood > STALE_AFTER;
+    const state = late || serverStale ? "stale" : "live";
+    if (state === "stale") document.documentElement.dataset.stale = "";
+    else delete document.documentElement.dataset.stale;
+    const told = live.querySelector("[data-words]");
+    const words = state === "live" ? live.dataset.live : live.dataset.stale.replace("{time}", body()?.dataset.asOf ?? "");
+    live.dataset.state = state;
+    if (told.textContent !== words) told.textContent = words;
+  }
+
+  document.body.addEventListener("htmx:afterRequest", (event) => {
+    if (event.detail.successful) lastGood = Date.now();
+  });
+  document.body.addEventListener("htmx:afterSettle", () => {
+    serverStale = body()?.dataset.stale === "yes";
+    showState();
+    drawAll();
+  });
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) htmx.trigger(main, "refresh");
+  });
+  setInterval(showState, 1000);
+
+  // --- the live tail ------------------------------------------------------------------------------------------------
+
+  const waiting = new Map(); // id: row, not shown yet
+  let unsaid = 0;
+  let backoff = 2000;
+
+  function rows() {
+    return document.getElementById("tail-rows");
+  }
+
+  function put(row) {
+    const list = rows();
+    const known = document.getElementById(row.id);
+    if (known && list.contains(known)) {
+      known.replaceWith(row);
+      return;
+    }
+    list.querySelector(".empty")?.remove();
+    const at = Number(row.dataset.at);
+    const next = [...list.children].find((other) => !(Number(other.dataset.at) > at)) ?? null;
+    row.classList.add("fresh");
+    list.insertBefore(row, next);
+    unsaid += 1;
+  }
+
+  function flush() {
+    if (paused || !waiting.size) return;
+    for (const row of waiting.values()) put(row);
+    waiting.clear();
+    const list = rows();
+    while (list.children.length > ROWS) list.lastElementChild.remove();
+  }
+
+  function take(html) {
+    const holder = document.createElement("template");
+    holder.innerHTML = html;
+    const row = holder.content.querySelector("tr");
+    if (!row) return;
+    waiting.delete(row.id);
+    waiting.set(row.id, row);
+    if (waiting.size > ROWS) waiting.delete(waiting.keys().next().value);
+    if (paused) showPause();
+  }
+
+  function showPause() {
+    const button = document.getElementById("pause");
+    if (!button) return;
+    button.setAttribute("aria-pressed", String(paused));
+    const note = document.getElementById("pause-note");
+    note.textContent = paused ? button.dataset.paused.replace("{n}", String(waiting.size)) : "";
+  }
+
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest?.("#pause")) return;
+    paused = !paused;
+    flush();
+    showPause();
+  });
+  setInterval(flush, 250);
+  setInterval(() => {
+    // Announced now and then, not row by row: a busy router would never let a screen reader finish.
+    const told = document.getElementById("tail-news");
+    if (unsaid && told) told.textContent = told.dataset.words.replace("{n}", String(unsaid));
+    unsaid = 0;
+  }, 10000);
+
+  function listen() {
+    const stream = new EventSource(main.dataset.live);
+    const drop = () => {
+      streaming = false;
+    };
+    stream.addEventListener("open", () => {
+      streaming = true;
+      backoff = 2000;
+    });
+    stream.addEventListener("row", (event) => take(event.data));
+    stream.addEventListener("state", (event) => {
+      serverStale = JSON.parse(event.data).stale === true;
+      showState();
+    });
+    stream.addEventListener("end", (event) => {
+      if (event.data !== "signed-out") return;
+      stream.close();
+      location.assign(main.dataset.home);
+    });
+    stream.addEventListener("error", () => {
+      drop();
+      if (stream.readyState !== EventSource.CLOSED) return; // it reconnects by itself
+      setTimeout(listen, backoff);
+      backoff = Math.min(backoff * 2, 30000);
+    });
+    addEventListener("pagehide", () => stream.close(), { once: true });
+  }
+
+  // --- charts -------------------------------------------------------------------------------------------------------
+
+  const charts = new Map(); // figure id: {plot, labels}
+
+  function colour(name) {
+    return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  }
+
+  function short(number, prefix) {
+    for (const [size, mark] of [[1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
+      if (number >= size) return prefix + Number((number / size).toPrecision(3)) + mark;
+    }
+    return prefix + Number(number.toPrecision(3));
+  }
+
+  function read(figure) {
+    const lines = [...figure.querySelectorAll("tbody tr")];
+    const colours = [...figure.querySelectorAll("thead th[data-colour]")].map((head) => head.dataset.colour);
+    const values = colours.map((_, place) => lines.map((line) => Number(line.cells[place + 1].dataset.v)));
+    if (figure.dataset.stacked === "yes") {
+      // Drawn from the outside in: the sum in the second colour, and before it what the first one is of it.
+      values.reverse();
+      colours.reverse();
+      values[0] = values[0].map((value, hour) => value + values[1][hour]);
+    }
+    const labels = lines.map((line) => line.cells[0].textContent.trim());
+    return { labels, colours, data: [labels.map((_, hour) => hour), ...values] };
+  }
+
+  function tell(figure, index) {
+    const readout = figure.querySelector(".readout");
+    const line = index === null || index === undefined ? null : figure.querySelectorAll("tbody tr")[index];
+    if (!line) {
+      readout.textContent = "";
+      return;
+    }
+    const heads = [...figure.querySelectorAll("thead th")];
+    readout.textContent = [...line.cells]
+      .map((cell, place) => (place ? `${cell.textContent.trim()} ${heads[place].textContent.trim()}` : cell.textContent.trim()))
+      .join("  ·  ");
+  }
+
+  function make(figure) {
+    const place = figure.querySelector(".plot");
+    const found = read(figure);
+    const chart = { labels: found.labels };
+    const prefix = figure.dataset.prefix ?? "";
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const font = `${Math.round(0.75 * rem)}px ${getComputedStyle(document.body).fontFamily}`;
+    const grid = { stroke: () => colour("--line"), width: 1 };
+    const axis = { stroke: () => colour("--dim"), font, ticks: { show: false } };
+    chart.plot = new uPlot(
+      {
+        width: place.clientWidth,
+        height: place.clientHeight,
+        legend: { show: false },
+        cursor: {
+          x: true, y: false, points: { show: false }, drag: { x: false, y: false }, sync: { key: "day" },
+        },
+        scales: {
+          x: { time: false, range: () => [-0.5, chart.labels.length - 0.5] },
+          y: { range: (_, __, most) => [0, most > 0 ? most * 1.12 : 1] },
+        },
+        axes: [
+          {
+            ...axis, grid: { show: false }, size: 1.6 * rem, gap: 4,
+            splits: () => {
+              const step = place.clientWidth < 26 * rem ? 6 : 3;
+              return chart.labels.flatMap((label, index) => (parseInt(label, 10) % step === 0 ? [index] : []));
+            },
+            values: (_, splits) => splits.map((index) => chart.labels[index] ?? ""),
+          },
+          { ...axis, grid, size: 3.1 * rem, gap: 6, space: 2.2 * rem, values: (_, splits) => splits.map((v) => short(v, prefix)) },
+        ],
+        series: [
+          {},
+          ...found.colours.map((name) => ({
+            fill: () => colour(name), stroke: () => colour(name), width: 0, points: { show: false },
+            paths: uPlot.paths.bars({ size: [0.72, 64], radius: 0.12 }),
+          })),
+        ],
+        hooks: { setCursor: [(plot) => tell(figure, plot.cursor.idx)] },
+      },
+      found.data,
+      place,
+    );
+    new ResizeObserver(() => {
+      if (place.clientWidth) chart.plot.setSize({ width: place.clientWidth, height: place.clientHeight });
+    }).observe(place);
+    return chart;
+  }
+
+  function drawAll() {
+    for (const figure of main.querySelectorAll("figure[data-chart]")) {
+      const chart = charts.get(figure.id);
+      if (!chart || !figure.contains(chart.plot.root)) {
+        charts.set(figure.id, make(figure));
+        continue;
+      }
+      const found = read(figure);
+      chart.labels = found.labels;
+      chart.plot.setData(found.data);
+    }
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.("button[data-table]");
+    if (!button) return;
+    const open = button.getAttribute("aria-expanded") !== "true";
+    button.setAttribute("aria-expanded", String(open));
+    button.closest("figure").toggleAttribute("data-open", open);
+  });
+
+  function redraw() {
+    for (const { plot } of charts.values()) plot.redraw(false, true);
+  }
+  new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+
+  serverStale = body()?.dataset.stale === "yes";
+  showState();
+  drawAll();
+  listen();
+})();
