@@ -151,7 +151,7 @@ class Accounts:
             # A name that only the caller knows would stay in the usage for a year.
             whole = f"{_word(label)}\t{last.provider.name}\t"
         metrics: list[str | int] = []
-        own = _OF_PARTS if len(detail.parts) > 1 else frozenset()
+        own = _OF_PARTS if any(part.target is not last for part in detail.parts) else frozenset()
         for name, amount in detail.metrics.items():
             if name not in own:
                 metrics += (whole + name, amount)
@@ -210,7 +210,7 @@ class Accounts:
 
 
 _OF_PARTS: Final = frozenset({"in", "cached", "cache_write", "out", "reasoning", "media", "cost"})
-"""Usage that belongs to each provider that was asked, where several were."""
+"""Usage that belongs to each provider that was asked, where it was not the last one alone."""
 
 
 def _where(target: Target) -> str:

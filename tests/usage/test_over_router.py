@@ -39,6 +39,7 @@ def running(
     prices.write_text(json.dumps(PRICES))
     unpriced = {"vendor": "openai-compatible", "base_url": f"{cloud.url}/v1", "api_key": "k"}
     config = routers.providers(cloud.url, local.url, unpriced=unpriced)
+    config["models"]["half"] = {"targets": ["cloud/role-then-garbage@half"], "fallback": ["down/nobody"]}
     return module_serve(config | {"prices": {"file": str(prices), "usd_cny": 7}})
 
 
@@ -107,6 +108,18 @@ def test_sums_are_what_the_simulator_delivered(new_key: NewKey, admin: Client, f
         assert told(admin, f"/admin/api/usage?key={key}&since=2d&{query}")["total"] == report["total"]
     text = admin.request("GET", f"/admin/api/usage.csv?key={key}&group_by=provider").body.decode()
     assert "cloud,5," in text
+
+
+def test_a_failure_is_charged_to_who_took_the_call(new_key: NewKey, admin: Client) -> None:
+    key, client = new_key()
+    refused = client.ask(OPENAI, "half", stream=False)
+    assert refused.status == 502, refused
+    report = settled(admin, key, 1)
+    rows = {row["provider"]: row for row in report["data"]}
+    assert rows["cloud"]["tokens_in"] > 0
+    assert rows["cloud"]["cost_micro_usd"] == report["total"]["cost_micro_usd"] > 0
+    # The fallback was tried last, and never reached.
+    assert (rows["down"]["calls"], rows["down"]["tokens_in"], rows["down"]["cost_micro_usd"]) == (1, 0, 0)
 
 
 def test_recent_requests_from_beginning_to_end(new_key: NewKey, admin: Client, fresh: Callable[[str], str]) -> None:
