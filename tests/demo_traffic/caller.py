@@ -54,8 +54,12 @@ class Seen:
 
     @property
     def status_class(self) -> str:
-        """As the router's metrics put it."""
-        return "499" if self.left else f"{(self.status or 0) // 100}xx"
+        """As the router's metrics put it: an answer that broke off is a failure."""
+        if self.left:
+            return "499"
+        if self.status == 200 and not self.complete:
+            return "5xx"
+        return f"{(self.status or 0) // 100}xx"
 
 
 async def call(port: int, ask: Ask, working: Callable[[int], bool]) -> Seen:

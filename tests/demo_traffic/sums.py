@@ -94,7 +94,7 @@ def of_clients(house: House, seen: Sequence[Seen]) -> Sums:
         if row is None:
             raise ValueError(f"call {one.ask.number} ({one.ask.kind}) has no line in the log")
         claimed.add(one.request_id)
-        _charge(sums, row, *_known(house, one))
+        _charge(sums, row, house.books.of(one.ask.number), *_known(house, one))
     unclaimed = [row for id_, row in rows.items() if id_ not in claimed]
     early = [one for one in seen if one.request_id is None]
     if len(unclaimed) != len(early):
@@ -102,7 +102,7 @@ def of_clients(house: House, seen: Sequence[Seen]) -> Sums:
     for row in unclaimed:
         if row["status"] != 499:
             raise ValueError(f"a call of nobody did not end with its client: {row}")
-        _charge(sums, row, None, False)
+        _charge(sums, row, (), None, False)
     return sums
 
 
@@ -125,10 +125,14 @@ def _known(house: House, seen: Seen) -> tuple[Told | None, bool]:
     return (winners[-1], not others) if winners else (None, False)
 
 
-def _charge(sums: Sums, row: Mapping[str, Any], winner: Told | None, all_of_it: bool) -> None:
+def _charge(sums: Sums, row: Mapping[str, Any], asked: Sequence[Told], winner: Told | None, all_of_it: bool) -> None:
+    """Add what a call was charged. `asked`: what its providers know of it; none where its client left before it was
+    told its number."""
     if row["mark"] is None:
         return
     sums.settled += 1
+    rest = {"input": row["tokens_in"] or 0, "output": row["tokens_out"] or 0}
+    paid = 0
     if winner is not None:
         tokens = {"input": winner.input, "output": winner.output}
         tokens |= {"input_cached": winner.cached, "output_reasoning": winner.reasoning}
@@ -137,19 +141,15 @@ def _charge(sums: Sums, row: Mapping[str, Any], winner: Told | None, all_of_it: 
         if all_of_it:
             sums.marks[("measured",)] += 1
             return
-        # Another attempt is charged too: what the log has beyond this answer is its own.
-        rest = {
-            "input": (row["tokens_in"] or 0) - (winner.input or 0),
-            "output": (row["tokens_out"] or 0) - (winner.output or 0),
-        }
-        first = row["attempts"][0]["target"]
-        provider, _, model = first.partition("/")
-        sums.add(provider, model, rest, row["cost"] - paid)
-    else:
-        answered = row["answered_by"] or (row["attempts"][-1]["target"] if row["attempts"] else "/")
-        provider, _, model = answered.partition("/")
-        sums.add(provider, model, {"input": row["tokens_in"], "output": row["tokens_out"]}, row["cost"] or 0)
+        rest = {"input": rest["input"] - (winner.input or 0), "output": rest["output"] - (winner.output or 0)}
     sums.marks[(row["mark"],)] += 1
+    # What is left belongs to a provider that took the call and did not end it well.
+    took = [one for one in asked if one is not winner and one.status in (None, 200)]
+    if took:
+        provider, model = took[-1].provider, took[-1].model
+    else:
+        provider, _, model = row["attempts"][-1]["target"].partition("/") if row["attempts"] else ("", "", "")
+    sums.add(provider, model, rest, (row["cost"] or 0) - paid)
 
 
 # --- the ledger
@@ -189,7 +189,7 @@ def of_metrics(samples: Iterable[Sample]) -> Sums:
         match name:
             case "switchyard_requests_total":
                 sums.requests[labels["dialect"], labels["status_class"]] += _whole(name, value)
-                if labels["provider"] != "none" and labels["status_class"] in ("2xx", "499"):
+                if labels["provider"] != "none":
                     sums.answers[labels["provider"], labels["fallback"]] += _whole(name, value)
             case "switchyard_tokens_total":
                 sums.tokens[labels["provider"], labels["model"], labels["type"]] += _whole(name, value)

@@ -381,5 +381,6 @@ class Traffic:
     async def bundled(self) -> None:
         for text in ("What is the capital of France?", "中国的首都是哪里？"):
             await self.chat(
-                "demo", kind="bundled model", content=lambda _, text=text: {"content": text}, stream=False, most=16
-            )
+                "demo", kind="bundled model", content=lambda _, text=text: {"content": text},
+                dialect="openai", stream=False, most=16,
+            )  # fmt: skip

@@ -144,7 +144,7 @@ class Provider(Simulator):
         elif trouble == "endless":
             await x.peer.until_gone()
         else:
-            words = _count(told, order, shape.most(x.request), trouble)
+            words = _count(told, order, shape, x.request, trouble)
             await asyncio.sleep(order.seconds)
             body = _text(shape.whole(x.request, _said(words), order, told))
             if trouble == "cut":
@@ -157,7 +157,7 @@ class Provider(Simulator):
 
 
 async def _stream(x: Exchange, shape: Shape, order: Order, told: Told, trouble: str) -> None:
-    words = 1 << 40 if trouble == "endless" else _count(told, order, shape.most(x.request), trouble)
+    words = 1 << 40 if trouble == "endless" else _count(told, order, shape, x.request, trouble)
     await x.open_stream()
     if opening := x.dialect.opening(x.request):
         await x.chunk(opening)
@@ -176,14 +176,15 @@ async def _stream(x: Exchange, shape: Shape, order: Order, told: Told, trouble: 
     await x.end_chunks()
 
 
-def _count(told: Told, order: Order, most: int | None, trouble: str) -> int:
+def _count(told: Told, order: Order, shape: Shape, request: Request, trouble: str) -> int:
     """Put down what the call uses. How many words the answer has."""
+    most = shape.most(request)
     words = order.words if most is None else max(1, min(order.words, most - order.reasoning))
     if trouble != "untold":
         told.input = 20 + told.number * 37 % 400
         told.output = words + order.reasoning + (100 if trouble == "more" else 0)
-        told.cached = told.input * order.cached // 100
-        told.reasoning = order.reasoning
+        if shape.details:
+            told.cached, told.reasoning = told.input * order.cached // 100, order.reasoning
     return words
 
 
@@ -200,6 +201,9 @@ def _text(value: Mapping[str, Any]) -> bytes:
 
 class Shape(Protocol):
     """What a wire has beyond `tests.simulators.dialects`."""
+
+    details: bool
+    """It tells cached and reasoning tokens."""
 
     def facts(self, request: Request, provider: Provider) -> Mapping[str, Any]:
         """The answer to a request that asks no model anything."""
@@ -223,6 +227,8 @@ class Shape(Protocol):
 
 
 class _OpenAI:
+    details = True
+
     def facts(self, request: Request, provider: Provider) -> Mapping[str, Any]:
         rows = [{"id": name, "object": "model", "owned_by": provider.name} for name in provider.models]
         return {"object": "list", "data": rows}
@@ -292,6 +298,8 @@ class _OpenAI:
 
 
 class _Gemini:
+    details = True
+
     def facts(self, request: Request, provider: Provider) -> Mapping[str, Any]:
         methods = ["generateContent", "streamGenerateContent"]
         rows = [{"name": f"models/{name}", "supportedGenerationMethods": methods} for name in provider.models]
@@ -332,6 +340,8 @@ class _Gemini:
 
 
 class _Ollama:
+    details = False
+
     def facts(self, request: Request, provider: Provider) -> Mapping[str, Any]:
         if request.path == "/api/version":
             return {"version": "0.12.6"}
