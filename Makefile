@@ -1,13 +1,15 @@
 # Everything here sets itself up on a machine with Python 3.11 and nothing else: `make serve` and `make test` are enough.
 #
 #   make serve ARGS="--port 9000"     options for `switchyard serve`
-#   make test ARGS="-k ollama"        options for pytest (and for make slow)
+#   make test ARGS="-k ollama"        options for pytest (and for make slow), which then is one process
+#   make test JOBS=6                  how many processes share all tests (3)
 #   make PYTHON=/path/to/python3.11   another Python
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help serve test slow check format bench lock licences clean setup
 ARGS ?=
+JOBS ?= 3
 RUN := .venv/bin/python -m
 CODE := router providers tools tests
 
@@ -30,7 +32,7 @@ serve: setup ## set up if needed, then run the router
 	@exec .venv/bin/switchyard serve $(ARGS)
 
 test: setup ## set up if needed, then run all tests
-	@$(RUN) pytest $(ARGS)
+	@$(RUN) pytest $(or $(ARGS),-n $(JOBS))
 
 slow: setup ## the tests that take minutes: long outages, many rounds, mutations
 	@$(RUN) pytest -m slow $(ARGS)
