@@ -101,8 +101,8 @@ _HEX: Final = re.compile(rf"[0-9a-fA-F]{{{2 * PEPPER_LENGTH}}}")
 
 
 def load_pepper(data_dir: Path, environ: Mapping[str, str]) -> bytes:
-    """SWITCHYARD_PEPPER, else `data_dir/pepper`, made at the first start. 64 hexadecimal digits mean the same bytes in
-    both.
+    """SWITCHYARD_PEPPER, as it is or in the file that it names (`file:/path`), else `data_dir/pepper`, made at the
+    first start. 64 hexadecimal digits mean the same bytes in all of them.
 
     All routers of one store need the same pepper: with a remote store, copy the file or set the variable.
     """
@@ -112,8 +112,9 @@ def load_pepper(data_dir: Path, environ: Mapping[str, str]) -> bytes:
 def load_peppers(data_dir: Path, environ: Mapping[str, str]) -> tuple[bytes, ...]:
     """As `load_pepper`, and the other way to read a variable of 64 hexadecimal digits: as text, as it once was. Which
     one a store means is known by its stamp (`router.pepper`)."""
-    given = environ.get("SWITCHYARD_PEPPER", "")
-    if given:
+    named = environ.get("SWITCHYARD_PEPPER", "")
+    if named:
+        given = _named(named)
         if len(given) < PEPPER_LENGTH:
             raise StoreError(
                 "SWITCHYARD_PEPPER is too short: 32 or more random characters are needed (openssl rand -hex 32)"
@@ -129,6 +130,16 @@ def load_peppers(data_dir: Path, environ: Mapping[str, str]) -> tuple[bytes, ...
         return (_read_pepper(path),)
     except OSError as error:
         raise StoreError(f"{path} cannot be used: {error.strerror}; run this as the user that serves") from error
+
+
+def _named(text: str) -> str:
+    if not text.startswith("file:"):
+        return text
+    try:
+        return Path(text.removeprefix("file:")).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise StoreError(f"SWITCHYARD_PEPPER names a file that cannot be read: {why}") from error
 
 
 def _make_pepper(path: Path) -> None:

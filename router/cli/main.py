@@ -40,6 +40,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     "audit": Verb("router.cli.audit:app", "Show who changed keys and teams; examine that log."),
     "usage": Verb("router.cli.usage:usage", "Show what was used, by whom, and what it cost."),
     "logs": Verb("router.cli.logs:logs", "Show recent calls, or follow them."),
+    "init": Verb("router.cli.init:app", "Make the secrets of a deployment."),
     "version": Verb("router.cli.version:version", "Print the version."),
 }
 
