@@ -104,7 +104,7 @@ STATE = Row(
         Panel(
             "table",
             "Fallbacks",
-            "Answers of the time shown that came from a fallback: the provider planned first, the one that answered, and why.",
+            "Answers of the time shown that came from a fallback: who was planned first, who answered, and why.",
             "none",
             (
                 Target(

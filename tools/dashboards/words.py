@@ -206,7 +206,7 @@ WORDS: Final[dict[str, str]] = {
         "正常结束的流中有一半的 token 不慢于此值。"
     ),
     "Fallbacks": "回退",
-    "Answers of the time shown that came from a fallback: the provider planned first, the one that answered, and why.": (
+    "Answers of the time shown that came from a fallback: who was planned first, who answered, and why.": (
         "所示时段内由回退给出的回答：原定的服务商、实际作答的服务商及原因。"
     ),
     "Queue": "队列",
