@@ -7,10 +7,10 @@ import asyncio
 import difflib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from providers.errors import InternalError, MethodNotAllowed, NotAllowed, NotFound, SwitchyardError, Unauthorized
+from providers.errors import InternalError, MethodNotAllowed, NotAllowed, NotFound, SwitchyardError
 from providers.wire import Wire
 from providers.wires.ollama import WIRE as OLLAMA
 from providers.wires.openai import WIRE as OPENAI
@@ -19,6 +19,7 @@ from router.http import ClientGone, Receive, Scope, Send, header, reply, reply_e
 from router.lists import find_entry, model_entry, model_list
 from router.networks import client_address, client_scheme, is_local
 from router.ollama_routes import OllamaRoutes
+from router.operators import METRICS, Handler, Operators
 from router.records import Key
 from router.routing import Rights, visible
 from router.runtime import Runtime
@@ -39,8 +40,6 @@ MODEL_LISTS = frozenset(f"{root}/models" for root in OPENAI_ROOTS)
 
 _log = logging.getLogger("switchyard.app")
 
-Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 
 class App:
     """One worker's ASGI application."""
@@ -51,11 +50,9 @@ class App:
         self._door = OllamaRoutes(runtime)
         self._admin: Handler | None = None
         self._billing: billing.Billing | None = None
-        self._plain: dict[str, Handler] = {
-            "/healthz": self._healthz,
-            "/readyz": self._readyz,
-            "/metrics": self._metrics,
-        }
+        self._plain = dict(Operators(runtime).paths)
+        if runtime.config.server.metrics.listen is not None:
+            del self._plain[METRICS]  # they have a listener of their own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
@@ -162,25 +159,6 @@ class App:
         return key
 
     # --- operators
-
-    async def _healthz(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await reply_json(send, 200, {"status": "ok", "version": self._runtime.version})
-
-    async def _readyz(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ready, state = await self._runtime.readiness()
-        if not self._is_local(scope):
-            # Strangers learn whether, not why.
-            state = {"status": state["status"]}
-        await reply_json(send, 200 if ready else 503, state)
-
-    async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._is_local(scope):
-            token = (header(scope["headers"], b"authorization") or "").removeprefix("Bearer ").strip()
-            if not token or not await self._runtime.keys.is_admin(token):
-                raise Unauthorized(
-                    "metrics are open on loopback only; elsewhere send the admin token as a Bearer token"
-                )
-        await reply(send, 200, await self._runtime.metrics.scrape(), b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _administer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._admin is None:

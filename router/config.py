@@ -248,6 +248,27 @@ class Log(Settings):
     """Least severe message that is written. Lines about requests have no level: `serve --no-log` leaves them out."""
 
 
+class MetricsListen(Settings):
+    """An address for metrics alone."""
+
+    host: Text = "127.0.0.1"
+    """Address or host name to listen on."""
+    port: Annotated[Int, Field(ge=0, le=65535)] = 9464
+    """TCP port; 0 takes any free one."""
+    allow_remote: Bool = False
+    """Allow an address that other machines can reach without a `token`: everybody there reads the metrics."""
+
+
+class MetricsSettings(Settings):
+    """Who may read `/metrics`."""
+
+    listen: MetricsListen | None = None
+    """A listener of their own, which answers /metrics, /healthz and /readyz alone. Unset: they are on all listeners."""
+    token: OptionalSecret = None
+    """A token that reads the metrics, beside the admin token; then nobody reads them without one. Unset: they are open
+    on loopback, and elsewhere the admin token is asked for."""
+
+
 class Server(Settings):
     """The listening side."""
 
@@ -257,6 +278,8 @@ class Server(Settings):
     """What one client may cost before its call is understood."""
     log: Log = Log()
     """Logging."""
+    metrics: MetricsSettings = MetricsSettings()
+    """Who may read `/metrics`."""
     cors_origins: Texts = ()
     """Browser origins that may call the API, such as https://chat.example.com; `*` for any."""
     trusted_proxies: Annotated[tuple[Annotated[Text, AfterValidator(_trusted_network)], ...], Field(strict=False)] = ()

@@ -153,7 +153,7 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "too_short": "must hold at least {min_length} entry",
     "literal_error": "must be {expected}",
 }
-_SECRETS: Final = frozenset({"api_key", "admin_token", "proxy", "headers", "url", "options"})
+_SECRETS: Final = frozenset({"api_key", "admin_token", "token", "proxy", "headers", "url", "options"})
 """Settings whose value no message repeats."""
 
 
@@ -357,6 +357,27 @@ def _check_listeners(raw: dict[str, Any], report: Report) -> None:
                 f"{dotted(path)}.anonymous serves callers without a key, and other machines can reach {host}: "
                 "listen on 127.0.0.1, or write allow_remote: true beside it",
             )
+    _check_metrics(raw, seen, report)
+
+
+def _check_metrics(raw: dict[str, Any], seen: Mapping[tuple[str, object], int], report: Report) -> None:
+    path: KeyPath = ("server", "metrics", "listen")
+    row = _get(raw, path)
+    if not isinstance(row, dict):
+        return
+    host, port = row.get("host", "127.0.0.1"), str(row.get("port", 9464))
+    if not isinstance(host, str):
+        return
+    if port != "0" and (taken := seen.get((host.lower(), port))) is not None:
+        report(path, f"server.metrics.listen listens on {host}:{port}, as server.listen[{taken}] does")
+    closed = str(row.get("allow_remote", False)).lower() in ("false", "no", "0", "off")
+    token = _get(raw, ("server", "metrics", "token"))
+    if closed and not (isinstance(token, str) and token.strip()) and not is_loopback(host):
+        report(
+            path,
+            f"server.metrics.listen shows the metrics without a token, and other machines can reach {host}: set "
+            "server.metrics.token, listen on 127.0.0.1, or write allow_remote: true beside it",
+        )
 
 
 def _check_telemetry(raw: dict[str, Any], report: Report) -> None:

@@ -445,7 +445,7 @@ class Runtime:
         }
 
 
-_RESTART = ("server.listen", "server.workers", "redis", "data_dir", "telemetry")
+_RESTART = ("server.listen", "server.metrics.listen", "server.workers", "redis", "data_dir", "telemetry")
 """Settings that a reload does not change."""
 
 

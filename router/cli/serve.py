@@ -11,7 +11,8 @@ import signal
 import socket
 import sys
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +22,7 @@ from router.cli.common import ConfigOption, config_path, fail, read_config, tell
 
 if TYPE_CHECKING:
     from router.cli.workers import Workers
-    from router.config import Config
+    from router.config import Config, Listen, MetricsListen
     from router.keys import Bootstrap
     from router.local_model import ModelState
     from router.runtime import Runtime
@@ -82,9 +83,11 @@ def _with_listener(config: Config, host: str | None, port: int | None) -> Config
 
 
 def _bind(config: Config) -> list[socket.socket]:
-    """The listening sockets, in the config's order. A port that is taken is said plainly."""
+    """The listening sockets, in the config's order, that of the metrics last. A port that is taken is said plainly."""
     sockets = []
-    for listen in config.server.listen:
+    own = config.server.metrics.listen
+    rows: list[Listen | MetricsListen] = [*config.server.listen, *([own] if own is not None else [])]
+    for listen in rows:
         try:
             info = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
             bound = socket.socket(info[0], socket.SOCK_STREAM)
@@ -96,7 +99,8 @@ def _bind(config: Config) -> list[socket.socket]:
             bound.setblocking(False)
         except OSError as bad:
             why = bad.strerror or str(bad)
-            fail(f"cannot listen on {listen.host}:{listen.port}: {why.lower()} (choose another with --port)")
+            other = "set server.metrics.listen" if listen is own else "choose another with --port"
+            fail(f"cannot listen on {listen.host}:{listen.port}: {why.lower()} ({other})")
         sockets.append(bound)
     return sockets
 
@@ -128,17 +132,38 @@ async def _run(
     try:
         await runtime.start(_listeners(config, sockets), on_model=say.model, on_made=say.made, worker=worker)
         server = Server(App(runtime), config.server.limits)
-        _settle_garbage()
-        await server.serve_until(stop, sockets, ready)
-        runtime.draining = True
-        await _drain(runtime, hurry, config.server.limits.drain_seconds, say)
-        await server.finish()
+        async with _metrics_door(runtime, sockets):
+            _settle_garbage()
+            await server.serve_until(stop, sockets[: len(config.server.listen)], ready)
+            runtime.draining = True
+            await _drain(runtime, hurry, config.server.limits.drain_seconds, say)
+            await server.finish()
     except StoreError as bad:
         say.line(f"switchyard: {bad}", err=True)
         return 1
     finally:
         await runtime.stop()
     return 0
+
+
+@asynccontextmanager
+async def _metrics_door(runtime: Runtime, sockets: list[socket.socket]) -> AsyncIterator[None]:
+    """Serve the metrics on their own listener, if they have one: until running calls have ended."""
+    from router.operators import MetricsDoor
+    from router.server import Server
+
+    config = runtime.config.server
+    if config.metrics.listen is None:
+        yield
+        return
+    door, over = Server(MetricsDoor(runtime), config.limits), asyncio.Event()
+    serving = asyncio.create_task(door.serve_until(over, sockets[len(config.listen) :], lambda: None))
+    try:
+        yield
+    finally:
+        over.set()
+        await asyncio.gather(serving, return_exceptions=True)
+        await door.finish()
 
 
 def _settle_garbage() -> None:
@@ -220,7 +245,7 @@ def _signals() -> tuple[asyncio.Event, asyncio.Event]:
 def _listeners(config: Config, sockets: list[socket.socket]) -> dict[tuple[str, int], str | None]:
     """The addresses that we listen on, with the name of the anonymous key."""
     found: dict[tuple[str, int], str | None] = {}
-    for bound, listen in zip(sockets, config.server.listen, strict=True):
+    for bound, listen in zip(sockets, config.server.listen, strict=False):  # the metrics' own comes last
         address = bound.getsockname()
         found[str(address[0]), int(address[1])] = listen.anonymous
     return found
@@ -253,6 +278,8 @@ class _Console:
         self._runtime = runtime
         address = sockets[0].getsockname()
         self._host, self._port = str(address[0]), int(address[1])
+        own = runtime.config.server.metrics.listen
+        self._metrics = sockets[-1].getsockname() if own is not None else None
         self._started = started
         self._quiet = quiet
         self._last = ""
@@ -297,11 +324,11 @@ class _Console:
     def banner(self, seconds: float) -> None:
         """Where it listens, the key (shown this once), and a line to paste."""
         runtime, host, port = self._runtime, self._host, self._port
-        if ":" in host:
-            host = f"[{host}]"
-        base = f"http://{'127.0.0.1' if host in _WILDCARDS else host}:{port}"
+        base = f"http://{_host(host)}:{port}"
         providers = runtime.snapshot.providers.values()
         lines = ["", f"Switchyard {runtime.version} is ready after {seconds:.1f} s", "", f"  address      {base}/v1"]
+        if self._metrics is not None:
+            lines.append(f"  metrics      http://{_host(self._metrics[0])}:{self._metrics[1]}/metrics")
         for (own, own_port), name in runtime.listeners.items():
             if name is not None:
                 lines.append(f"  no key       http://{own}:{own_port} (rights of key {name})")
@@ -325,7 +352,14 @@ class _Console:
         self.line("\n".join(lines))
 
 
-_WILDCARDS = ("0.0.0.0", "[::]")  # compared, not bound
+_WILDCARDS = ("0.0.0.0", "::")  # compared, not bound
+
+
+def _host(host: str) -> str:
+    """A listener's address as it stands in an URL that can be asked."""
+    if host in _WILDCARDS:
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
 
 
 def _model_to_try(runtime: Runtime) -> str:

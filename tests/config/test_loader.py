@@ -157,6 +157,16 @@ GOLDEN = [
         "listen on 127.0.0.1, or write allow_remote: true beside it",
     ),
     (
+        "server: {metrics: {listen: {host: 0.0.0.0}}}",
+        "1:28: server.metrics.listen shows the metrics without a token, and other machines can reach 0.0.0.0: set "
+        "server.metrics.token, listen on 127.0.0.1, or write allow_remote: true beside it",
+    ),
+    (
+        "server: {listen: [{port: 80}], metrics: {listen: {port: 80}}}",
+        "1:50: server.metrics.listen listens on 127.0.0.1:80, as server.listen[0] does",
+    ),
+    ("server: {metrics: {token: file:here}}", "1:27: server.metrics.token must name an absolute path after file:"),
+    (
         'providers: {a: {vendor: ollama, base_url: "http://user:pw@h/"}}',
         "1:43: providers.a.base_url must not hold a user or password: use api_key or headers",
     ),

@@ -1,0 +1,98 @@
+"""What operators and their tools ask every worker: /healthz, /readyz and /metrics, on the listeners of calls or on one
+of their own."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from providers.errors import InternalError, MethodNotAllowed, NotFound, SwitchyardError, Unauthorized
+from providers.wires.openai import WIRE as OPENAI
+from router.http import Receive, Scope, Send, header, reply, reply_error, reply_json
+from router.metric_text import CONTENT_TYPE
+from router.networks import is_local
+from router.runtime import Runtime
+
+METRICS: Final = "/metrics"
+
+_log = logging.getLogger("switchyard.app")
+
+Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Operators:
+    """The three answers. Raise what the caller is to be told."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.paths: Mapping[str, Handler] = {
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            METRICS: self._metrics,
+        }
+
+    async def _healthz(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await reply_json(send, 200, {"status": "ok", "version": self._runtime.version})
+
+    async def _readyz(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ready, state = await self._runtime.readiness()
+        if not self._is_local(scope):
+            # Strangers learn whether, not why.
+            state = {"status": state["status"]}
+        await reply_json(send, 200 if ready else 503, state)
+
+    async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._admit(scope)
+        await reply(send, 200, await self._runtime.metrics.scrape(), CONTENT_TYPE)
+
+    async def _admit(self, scope: Scope) -> None:
+        """Raises Unauthorized for who may not read the metrics."""
+        settings = self._runtime.config.server.metrics
+        if settings.token is None and (self._is_local(scope) or self._open(scope)):
+            return
+        shown = (header(scope["headers"], b"authorization") or "").removeprefix("Bearer ").strip()
+        if settings.token is not None and hmac.compare_digest(
+            shown.encode(), settings.token.get_secret_value().encode()
+        ):
+            return
+        if not shown or not await self._runtime.keys.is_admin(shown):
+            raise Unauthorized(
+                "metrics are open on loopback only; elsewhere send the admin token as a Bearer token"
+                if settings.token is None
+                else "send the token of server.metrics, or the admin token, as a Bearer token"
+            )
+
+    def _open(self, scope: Scope) -> bool:
+        """Whether the listener that the request came in by is open to everybody."""
+        listen = self._runtime.config.server.metrics.listen
+        return bool(scope.get("metrics_listener")) and listen is not None and listen.allow_remote
+
+    def _is_local(self, scope: Scope) -> bool:
+        return is_local(scope, self._runtime.config.server.trusted_proxies)
+
+
+class MetricsDoor:
+    """The ASGI application of the metrics' own listener: nothing but the three."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._paths = Operators(runtime).paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = secrets.token_hex(12)
+        scope["metrics_listener"] = True
+        try:
+            handler = self._paths.get(scope["path"])
+            if handler is None:
+                raise NotFound(f"this listener answers {', '.join(self._paths)} only")
+            if scope["method"] not in ("GET", "HEAD"):
+                raise MethodNotAllowed("this path takes GET and HEAD", "GET, HEAD")
+            await handler(scope, receive, send)
+        except SwitchyardError as error:
+            await reply_error(send, OPENAI, error, request_id)
+        except Exception:  # noqa: BLE001 - a bug of ours: a clean 500 for the caller, the traceback for the log
+            _log.exception("request %s failed inside the router", request_id)
+            failed = InternalError(f"the router failed on this request; its id is {request_id}")
+            await reply_error(send, OPENAI, failed, request_id)

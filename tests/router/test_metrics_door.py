@@ -1,0 +1,93 @@
+"""Who may read `/metrics`, and the listener that it may have to itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.router.test_serve import failed, until
+from tests.simulators.client import OPENAI, Client
+from tests.simulators.router import RouterProcess, providers
+from tests.simulators.server import Simulator, free_port
+
+Serve = Callable[..., RouterProcess]
+FROM_ELSEWHERE = {"X-Forwarded-For": "10.1.2.3"}
+TOKEN = "a-token-for-scrapes"
+
+
+def status(port: int, path: str, headers: dict[str, str] | None = None) -> int:
+    return Client(port, "").request("GET", path, headers=headers).status
+
+
+def bearer(token: str | None, more: dict[str, str] | None = None) -> dict[str, str]:
+    return {**(more or {}), "Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture(scope="module")
+def config(cloud: Simulator, local: Simulator) -> dict[str, Any]:
+    return providers(cloud.url, local.url)
+
+
+def test_a_token_is_asked_for_where_one_is_set(serve: Serve, config: dict[str, Any]) -> None:
+    router = serve({**config, "server": {"metrics": {"token": TOKEN}}})
+    assert status(router.port, "/metrics") == 401
+    assert status(router.port, "/metrics", bearer("another")) == 401
+    assert status(router.port, "/metrics", bearer("clé")) == 401
+    assert status(router.port, "/metrics", bearer(router.key)) == 401, "a key of calls"
+    for more in ({}, FROM_ELSEWHERE):
+        assert status(router.port, "/metrics", bearer(TOKEN, more)) == 200
+        assert status(router.port, "/metrics", bearer(router.admin_token, more)) == 200
+    reply = Client(router.port, "").request("GET", "/admin/api/keys", headers=bearer(TOKEN))
+    assert reply.status == 401, "it reads metrics and nothing else"
+    router.write_config({**config, "server": {"metrics": {"token": f"{TOKEN}-2"}}})
+    router.process.send_signal(1)
+    until(lambda: status(router.port, "/metrics", bearer(f"{TOKEN}-2")) == 200)
+    assert status(router.port, "/metrics", bearer(TOKEN)) == 401
+    assert TOKEN not in "\n".join([*router.out, *router.err])
+
+
+def test_without_a_token_only_this_machine_reads(serve: Serve, config: dict[str, Any]) -> None:
+    router = serve(config)
+    assert status(router.port, "/metrics") == 200
+    assert status(router.port, "/metrics", FROM_ELSEWHERE) == 401
+    assert status(router.port, "/metrics", bearer(router.admin_token, FROM_ELSEWHERE)) == 200
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_listener_of_its_own(serve: Serve, config: dict[str, Any], workers: int) -> None:
+    port = free_port()
+    server = {"metrics": {"listen": {"host": "127.0.0.1", "port": port}}}
+    router = serve({**config, "server": server}, None, ["--workers", str(workers), "--no-log"])
+    assert f"  metrics      http://127.0.0.1:{port}/metrics" in router.out
+    Client(router.port, router.key).ask(OPENAI, "chat", stream=False)
+    text = Client(port, "").request("GET", "/metrics").body.decode()
+    assert 'switchyard_requests_total{dialect="openai",route="chat"' in text
+    assert status(port, "/healthz") == 200
+    assert status(port, "/readyz") == 200
+    assert status(port, "/metrics", FROM_ELSEWHERE) == 401
+    refused = Client(port, router.key).request("POST", OPENAI.path, OPENAI.body("chat", stream=False))
+    assert (refused.status, json.loads(refused.body)["error"]["code"]) == (404, "not_found")
+    assert status(port, "/admin/api/keys", bearer(router.admin_token)) == 404
+    assert Client(port, "").request("POST", "/metrics", {}).status == 405
+    for path, wanted in (("/metrics", 404), ("/healthz", 200), ("/readyz", 200)):
+        assert status(router.port, path) == wanted, path
+    assert router.stop() == 0
+
+
+def test_a_listener_that_is_open_to_all(serve: Serve, config: dict[str, Any]) -> None:
+    port = free_port()
+    router = serve({**config, "server": {"metrics": {"listen": {"port": port, "allow_remote": True}}}})
+    assert status(port, "/metrics", FROM_ELSEWHERE) == 200
+    assert json.loads(Client(port, "").request("GET", "/readyz", headers=FROM_ELSEWHERE).body) == {"status": "ready"}
+    router.stop()
+
+
+def test_a_listener_whose_port_is_taken(serve: Serve, config: dict[str, Any], tmp_path: Any) -> None:
+    router = serve(config)
+    rows = {"server": {"listen": [{"port": free_port()}], "metrics": {"listen": {"port": router.port}}}}
+    code, said = failed(tmp_path, {**rows, "data_dir": str(tmp_path / "data"), "providers": {}})
+    assert code != 0
+    assert f"cannot listen on 127.0.0.1:{router.port}: address already in use (set server.metrics.listen)" in said
