@@ -45,7 +45,6 @@ class Bar(NamedTuple):
 
     title: str
     models: str
-    team: bool
     spent: float
     held: float
     tone: Tone
@@ -238,7 +237,6 @@ class Shapes:
         return f"{words} ({self.plain(models.removesuffix(']'), 60)})" if models else words
 
     def bar(self, limit: Limited, now: float) -> Bar:
-        team = limit.name.startswith("team.")
         name, _, models = limit.name.removeprefix("team.").partition("[")
         spent, held = max(0, limit.spent), max(0, limit.held)
         whole = max(limit.limit, spent + held)
@@ -248,7 +246,6 @@ class Shapes:
         return Bar(
             title=self.word("limit", name),
             models=models.removesuffix("]"),
-            team=team,
             spent=round(spent / whole * 100, 2) if whole else 100.0,
             held=round(held / whole * 100, 2) if whole else 0.0,
             tone=tone,

@@ -248,7 +248,6 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "bar.near": ("Nearly used up", "即将用尽"),
     "bar.ok": ("Within its limit", "未达上限"),
     "bar.models": ("for {models}", "仅限 {models}"),
-    "bar.team": ("team", "团队"),
     "limit.rpm": ("Requests per minute", "每分钟请求"),
     "limit.tpm": ("Tokens per minute", "每分钟 token"),
     "limit.concurrency": ("At once", "并发"),
