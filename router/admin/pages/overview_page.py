@@ -141,6 +141,10 @@ class Sights:
         self._own[key.id] = found
         return found, False
 
+    def last(self, key: Key | None) -> Board | Own | None:
+        """The numbers that were read last, for a key's holder or for all."""
+        return self._board if key is None else self._own.get(key.id)
+
     async def states(self) -> States:
         """How the router is."""
         if self._states is not None and self._monotonic() < self._states[0]:

@@ -300,9 +300,10 @@ class Pages:
 
     async def _zone(self, viewer: Viewer) -> str:
         """The time zone of the page that the rows go to."""
-        if viewer.admin or viewer.key is None:
-            return _zone((await self._sights.board())[0])
-        return _zone((await self._sights.own(viewer.key))[0])
+        key = None if viewer.admin else viewer.key
+        return _zone(
+            self._sights.last(key) or (await (self._sights.board() if key is None else self._sights.own(key)))[0]
+        )
 
     async def _write(self, asked: Asked, data: bytes, *, more: bool = True) -> None:
         async with asyncio.timeout(WRITE_STALL):

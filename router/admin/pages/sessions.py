@@ -11,6 +11,7 @@ another admin token.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -40,6 +41,7 @@ ANSWER: Final = 1.0
 """Seconds that the store has for all that is asked about one session."""
 
 _ADMIN: Final = "admin"
+_log = logging.getLogger("switchyard.pages")
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -116,6 +118,7 @@ class Sessions:
             ]
         )
         await self._make_room(listed)
+        _log.info("%s signed in from %s", "the admin token" if key is None else f"key {key.id}", address or "a socket")
         return made
 
     async def _make_room(self, listed: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Final
 from urllib.parse import parse_qsl
@@ -15,6 +16,8 @@ from router.throttle import Throttle, TooManyAttempts
 LARGEST_FORM: Final = 4096
 """Bytes."""
 LONGEST_SECRET: Final = 512
+
+_log = logging.getLogger("switchyard.pages")
 
 
 class SignInRefused(Exception):
@@ -61,5 +64,6 @@ class SignIn:
             made = await self._sessions.open(secret, address)
         if made is None:
             self._throttle.failed(address)
+            _log.info("a wrong secret was shown at the sign-in page from %s", address or "a socket")
             raise SignInRefused(401, "wrong")
         return made

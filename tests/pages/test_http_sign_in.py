@@ -1,0 +1,534 @@
+"""Signing in to the pages: who gets a session, what the cookie is like, and what ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import uvicorn
+
+from providers.errors import StoreUnavailable
+from router.admin import admin_app
+from router.admin.pages import sessions
+from router.admin.pages.overview_page import Facts
+from router.admin.pages.routes import Setup
+from router.admin.pages.security import CSP
+from router.changes import TeamChange
+from router.credentials import load_peppers
+from router.keys import Change, Key, Keys, open_keys
+from router.pepper import Pepper
+from router.store import Store, open_store
+from router.throttle import BURST
+from tests.pages.site import Answer, Site
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TOKEN = "an-admin-token-for-tests"
+STATE: Mapping[str, Any] = {
+    "status": "ready",
+    "store": "ok",
+    "store_warnings": [],
+    "config": "ok",
+    "workers": {},
+    "local_models": {},
+    "providers": {"cloud": "on"},
+    "unhealthy": {},
+}
+
+
+_names = count(1)
+End = Callable[["House", Key], Awaitable[None]]
+
+
+class House:
+    """Keys in a real store, and the pages over them on a real socket. `later` turns the clock on."""
+
+    def __init__(self, store: Store, tmp_path: Path) -> None:
+        self.later = 0.0
+        self.keys = Keys(
+            store,
+            Pepper(*load_peppers(tmp_path, {})),
+            admin_token=TOKEN,
+            clock=lambda: time.time() + self.later,
+        )
+        self.port = 0
+
+    def site(self) -> Site:
+        """A visitor from an address of his own."""
+        number = next(_names)
+        return Site(self.port, always={"x-from": f"127.0.{number // 250}.{number % 250 + 1}"})
+
+    async def key(self, **fields: Any) -> tuple[Key, str]:
+        """A key with a name of its own, and its credential."""
+        return await self.keys.create(Change(name=f"key {next(_names)}", **fields))
+
+    async def sign_in(self, secret: str) -> Site:
+        site = self.site()
+        answer = await asyncio.to_thread(site.sign_in, secret)
+        assert answer.status == 303, answer
+        return site
+
+    async def signed_in(self, site: Site) -> bool:
+        return await asyncio.to_thread(site.signed_in)
+
+    async def names(self) -> list[str]:
+        return sorted(name.decode() for name in await self.keys.cabinet.ask("KEYS", "sy:session*"))
+
+
+@asynccontextmanager
+async def opened_house(path: Path) -> AsyncIterator[House]:
+    async def describe() -> tuple[bool, Mapping[str, Any]]:
+        return True, STATE
+
+    store = await open_store("embedded", path)
+    house = House(store, path)
+    facts = Facts("switchyard.yaml", "0123456789ab", 0.0, None, frozenset())
+    setup = Setup(house.keys, describe, lambda _name: {}, lambda: facts, lambda: 7.0, lambda: False, "1.2.3")
+    inner = admin_app(house.keys, describe, lambda: 7.0, lambda: setup)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        # As router.app does behind a trusted proxy.
+        told = dict(scope["headers"])
+        address = told.get(b"x-from", b"127.0.0.1").decode()
+        scheme = told.get(b"x-scheme", b"http").decode()
+        await inner({**scope, "client": (address, 1), "scheme": scheme}, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_level="error", ws="none"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(0.005)
+    house.port = server.servers[0].sockets[0].getsockname()[1]
+    yield house
+    server.should_exit = True
+    await serving
+    await store.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    async with opened_house(tmp_path_factory.mktemp("house")) as house:
+        yield house
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def house(shared: House) -> House:
+    """The same for all tests of this module; nobody is signed in."""
+    shared.later = 0.0
+    for name in await shared.names():
+        await shared.keys.cabinet.ask("DEL", name)
+    return shared
+
+
+async def test_a_visitor_is_asked_to_sign_in(house: House) -> None:
+    answer = await asyncio.to_thread(house.site().get)
+    assert answer.status == 200
+    assert 'action="/admin/sign-in"' in answer.text
+    assert 'name="secret"' in answer.text
+    assert answer.set_cookies == ()
+
+
+async def test_the_cookie_is_strict_and_only_its_digest_is_in_the_store(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    site = house.site()
+    answer = await asyncio.to_thread(site.sign_in, TOKEN)
+    assert (answer.status, answer.headers["location"], answer.body) == (303, "/admin", b"")
+    (cookie,) = answer.set_cookies
+    shape = r"switchyard_session=([A-Za-z0-9_-]{43}); Max-Age=2592000; Path=/admin; HttpOnly; SameSite=Strict"
+    secret = re.fullmatch(shape, cookie)
+    assert secret
+    names = await house.names()
+    assert [name.rpartition(":")[0] for name in names] == ["sy:session", "sy:sessions"]
+    record = await house.keys.cabinet.raw(names[0])
+    assert record
+    for text in (*names, record.decode(), caplog.text):
+        assert secret[1] not in text
+        assert TOKEN not in text
+    assert set(json.loads(record)) == {"key", "admin", "proof", "created"}
+    ttl = await house.keys.cabinet.ask("TTL", names[0])
+    assert 0 < ttl <= sessions.IDLE
+    assert await house.signed_in(site)
+
+
+async def test_behind_https_the_cookie_is_secure(house: House) -> None:
+    site = house.site()
+    https = {"x-scheme": "https"}
+    answer = await asyncio.to_thread(
+        site.post, "/admin/sign-in", {"secret": TOKEN}, {**https, "sec-fetch-site": "same-origin"}
+    )
+    assert answer.set_cookies[0].startswith("__Secure-switchyard_session=")
+    assert answer.set_cookies[0].endswith("; Secure")
+    page = await asyncio.to_thread(site.ask, "GET", "/admin/overview", None, https)
+    assert page.status == 200
+    assert page.headers["strict-transport-security"].startswith("max-age=")
+    # What was set on a secure page does not count on a plain one.
+    assert not await house.signed_in(site)
+    plain = await house.sign_in(TOKEN)
+    assert "strict-transport-security" not in (await asyncio.to_thread(plain.get)).headers
+    assert (await asyncio.to_thread(plain.ask, "GET", "/admin/overview", None, https)).status == 401
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "",
+        "wrong",
+        TOKEN[:-1],
+        TOKEN.upper(),
+        "\x00",
+        "x" * 600,
+        "密钥",
+        "sk-sy-0000000000000000",
+        "revoked",
+        "elsewhere",
+    ],
+)
+async def test_whatever_is_wrong_gets_one_and_the_same_answer(house: House, secret: str) -> None:
+    if secret == "revoked":
+        made, secret = await house.key(admin=True)
+        await house.keys.revoke(made.id)
+    elif secret == "elsewhere":
+        _, secret = await house.key(networks=("192.0.2.0/24",))
+    site = house.site()
+    first = await asyncio.to_thread(site.sign_in, "certainly wrong")
+    answer = await asyncio.to_thread(site.sign_in, secret)
+    assert (answer.status, answer.text) == (401, first.text)
+    assert answer.set_cookies == ()
+    assert await house.names() == []
+    if secret.isalnum():
+        assert secret not in answer.text
+
+
+async def test_wrong_secrets_are_slowed_down_together_with_wrong_tokens_of_the_api(house: House) -> None:
+    site = house.site()
+    here = {"origin": site.origin}
+    for turn in range(BURST):
+        if turn % 2:
+            token = {**here, "authorization": "Bearer wrong"}
+            assert (await asyncio.to_thread(site.ask, "GET", "/admin/api/keys", None, token)).status == 401
+        else:
+            assert (await asyncio.to_thread(site.post, "/admin/sign-in", {"secret": "wrong"}, here)).status == 401
+    _, credential = await house.key()
+    for secret in ("wrong", credential):
+        answer = await asyncio.to_thread(site.post, "/admin/sign-in", {"secret": secret}, here)
+        assert answer.status == 429
+        assert 1 <= int(answer.headers["retry-after"]) <= 10
+    await house.sign_in(credential)  # from another address
+    # The admin token gets through: behind one address may be the admin and others.
+    assert (await asyncio.to_thread(site.post, "/admin/sign-in", {"secret": TOKEN}, here)).status == 303
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 403),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://127.0.0.1:1"}, 403),
+        ({"sec-fetch-site": "cross-site", "origin": "OWN"}, 403),
+        ({"sec-fetch-site": "same-site", "origin": "OWN"}, 403),
+        ({"sec-fetch-site": "none"}, 403),
+        ({"sec-fetch-site": "same-origin"}, 303),
+        ({"sec-fetch-site": "same-origin", "origin": "null"}, 303),
+        ({"origin": "OWN"}, 303),
+    ],
+)
+async def test_forms_of_other_sites_are_refused(house: House, headers: dict[str, str], status: int) -> None:
+    site = await house.sign_in(TOKEN)
+    sent = {name: site.origin if value == "OWN" else value for name, value in headers.items()}
+    for path in ("/admin/sign-in", "/admin/preferences", "/admin/sign-out"):
+        answer = await asyncio.to_thread(site.copy().post, path, {"secret": TOKEN, "lang": "zh"}, sent)
+        assert answer.status == status, path
+        assert bool(answer.set_cookies) == (status == 303)
+        assert "access-control-allow-origin" not in answer.headers
+    assert await house.signed_in(site) == (status == 403)
+
+
+async def test_a_large_form_is_refused_unread(house: House) -> None:
+    answer = await asyncio.to_thread(house.site().sign_in, "x" * 5000)
+    assert (answer.status, answer.headers["connection"]) == (413, "close")
+
+
+async def test_signing_in_again_makes_another_session_and_ends_the_one_before(house: House) -> None:
+    site = await house.sign_in(TOKEN)
+    old = site.copy()
+    await asyncio.to_thread(site.sign_in, TOKEN)
+    assert site.cookies != old.cookies
+    assert await house.signed_in(site)
+    assert not await house.signed_in(old)
+
+
+async def test_signing_out_ends_it_in_the_store(house: House) -> None:
+    site = await house.sign_in(TOKEN)
+    stolen = site.copy()
+    answer = await asyncio.to_thread(site.post, "/admin/sign-out")
+    assert (answer.status, site.cookies) == (303, {})
+    assert not await house.signed_in(stolen)
+    assert await house.names() == []
+
+
+async def test_what_was_not_made_here_is_no_session(house: House) -> None:
+    site = house.site()
+    for value in ("", "x", "A" * 43, "A" * 44, "../../../etc", '"quoted"'):
+        site.cookies["switchyard_session"] = value
+        assert not await house.signed_in(site)
+    answer = await asyncio.to_thread(site.get, "/admin/overview")
+    assert (answer.status, answer.headers["hx-redirect"]) == (401, "/admin")
+
+
+async def _expire(house: House, _key: Key) -> None:
+    house.later = 601
+
+
+async def _rotate(house: House, key: Key) -> None:
+    await house.keys.rotate(key.id, 0)
+
+
+async def _disable_team(house: House, key: Key) -> None:
+    await house.keys.teams.change(key.team, TeamChange(state="disabled"))
+
+
+def _set(**fields: Any) -> End:
+    async def end(house: House, key: Key) -> None:
+        await house.keys.change(key.id, Change(**fields))
+
+    return end
+
+
+@pytest.mark.parametrize("admin", [True, False])
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(_set(state="revoked"), id="revoked"),
+        pytest.param(_set(state="disabled"), id="disabled"),
+        pytest.param(_set(networks=("192.0.2.0/24",)), id="network"),
+        pytest.param(_expire, id="expired"),
+        pytest.param(_rotate, id="rotated"),
+        pytest.param(_disable_team, id="team"),
+    ],
+)
+async def test_a_session_ends_with_its_key(house: House, end: End, admin: bool) -> None:
+    team = await house.keys.teams.create(TeamChange(name=f"crew number {next(_names)} {'x' * next(_names)}"))
+    soon = int(house.keys.clock()) + 600
+    key, credential = await house.key(team=team.id, admin=admin, expires_at=soon)
+    site = await house.sign_in(credential)
+    assert await house.signed_in(site)
+    await end(house, key)
+    assert not await house.signed_in(site)
+    assert not [name for name in await house.names() if name.startswith("sy:session:")]
+
+
+async def test_a_session_outlives_a_rotation_for_as_long_as_the_old_secret(house: House) -> None:
+    key, credential = await house.key()
+    site = await house.sign_in(credential)
+    await house.keys.rotate(key.id, 300)
+    assert await house.signed_in(site)
+    house.later = 301
+    assert not await house.signed_in(site)
+
+
+async def test_an_admin_who_lost_the_right_sees_nothing_more(house: House) -> None:
+    key, credential = await house.key(admin=True)
+    site = await house.sign_in(credential)
+    await house.keys.change(key.id, Change(admin=False))
+    assert not await house.signed_in(site)
+    again = await house.sign_in(credential)
+    assert await house.signed_in(again)  # as a holder now
+
+
+async def test_a_session_ends_with_the_admin_token(tmp_path: Path) -> None:
+    store = await open_store("embedded", tmp_path)
+    try:
+        await _change_the_admin_token(store, tmp_path)
+    finally:
+        await store.close()
+
+
+async def _change_the_admin_token(store: Store, tmp_path: Path) -> None:
+    first = await open_keys(store, tmp_path, {})
+    made = await first.bootstrap()
+    assert made.admin_token
+    opened = sessions.Sessions(first)
+    secret = await opened.open(made.admin_token, "127.0.0.1")
+    assert secret
+    assert await opened.find(secret, "127.0.0.1")
+    await store.run("DEL", "sy:admin")
+    again = await (await open_keys(store, tmp_path, {})).bootstrap()
+    assert again.admin_token
+    assert await opened.find(secret, "127.0.0.1") is None
+    # Another token in the config, after a restart.
+    one, other = [
+        await open_keys(store, tmp_path, {"SWITCHYARD_ADMIN_TOKEN": token}) for token in (TOKEN, TOKEN + "-other")
+    ]
+    secret = await sessions.Sessions(one).open(TOKEN, "")
+    assert secret
+    assert await sessions.Sessions(one).find(secret, "")
+    assert await sessions.Sessions(other).find(secret, "") is None
+
+
+async def test_idle_and_old_sessions_end(house: House) -> None:
+    site = await house.sign_in(TOKEN)
+    (name,) = [name for name in await house.names() if name.startswith("sy:session:")]
+    await house.keys.cabinet.ask("EXPIRE", name, 5)
+    assert await house.signed_in(site)
+    assert await house.keys.cabinet.ask("TTL", name) > 5  # used: it goes on
+    house.later = sessions.LONGEST - 60
+    assert await house.signed_in(site)
+    house.later = sessions.LONGEST + 1
+    assert not await house.signed_in(site)
+
+
+async def test_a_holder_has_so_many_sessions_and_the_oldest_makes_room(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "MOST", 2)
+    sites = []
+    for number in range(3):
+        house.later = number
+        sites.append(await house.sign_in(TOKEN))
+    assert [await house.signed_in(site) for site in sites] == [False, True, True]
+
+
+# --- the store is away
+
+
+async def test_without_the_store_who_was_just_seen_still_sees_the_last_numbers(tmp_path: Path) -> None:
+    async with opened_house(tmp_path) as house:
+        _, credential = await house.key()
+        site, mine, unseen = [await house.sign_in(secret) for secret in (TOKEN, credential, TOKEN)]
+        assert await house.signed_in(site)
+        assert await house.signed_in(mine)
+        await house.keys.cabinet.store.close()
+        for one in (site, mine):
+            for path in ("/admin", "/admin/overview"):
+                answer = await asyncio.to_thread(one.get, path)
+                assert answer.status == 200
+        answer = await asyncio.to_thread(unseen.get)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+        assert "Traceback" not in answer.text
+        refused = await asyncio.to_thread(house.site().sign_in, credential)
+        assert (refused.status, refused.set_cookies) == (503, ())
+        assert (await asyncio.to_thread(house.site().get)).status == 200
+
+
+async def test_a_key_is_remembered_for_a_minute_only(tmp_path: Path) -> None:
+    store = await open_store("embedded", tmp_path)
+    keys = await open_keys(store, tmp_path, {"SWITCHYARD_ADMIN_TOKEN": TOKEN})
+    now = 100.0
+    opened = sessions.Sessions(keys, monotonic=lambda: now)
+    _, credential = await keys.create(Change(name="holder"))
+    key, admin = await opened.open(credential, "127.0.0.1"), await opened.open(TOKEN, "127.0.0.1")
+    assert key
+    assert admin
+    for secret in (key, admin):
+        assert await opened.find(secret, "127.0.0.1")
+    await store.close()
+    for _ in range(3):
+        now += sessions.REMEMBERED / 2
+        assert await opened.find(admin, "127.0.0.1")  # who watches goes on watching
+    with pytest.raises(StoreUnavailable):
+        await opened.find(key, "127.0.0.1")
+
+
+# --- headers and addresses
+
+
+def private(answer: Answer) -> None:
+    headers = answer.headers
+    assert headers["content-security-policy"] == CSP
+    assert "unsafe" not in CSP
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+    assert headers["cross-origin-opener-policy"] == "same-origin"
+    assert headers["x-frame-options"] == "DENY"
+    assert "access-control-allow-origin" not in headers
+
+
+async def test_every_page_has_the_headers_that_keep_others_out(house: House) -> None:
+    site = await house.sign_in(TOKEN)
+    asked = [
+        ("GET", "/admin", 200),
+        ("HEAD", "/admin", 200),
+        ("GET", "/admin/", 200),
+        ("GET", "/admin/overview", 200),
+        ("HEAD", "/admin/overview", 200),
+        ("HEAD", "/admin/live", 200),
+        ("GET", "/admin/nothing", 404),
+        ("GET", "/admin/static/nothing.0123456789ab.js", 404),
+        ("GET", "/admin/static/../../keys.py", 404),
+        ("GET", "/admin/sign-in", 405),
+        ("DELETE", "/admin", 405),
+        ("POST", "/admin/overview", 405),
+    ]
+    for method, path, status in asked:
+        answer = await asyncio.to_thread(site.ask, method, path, None, {"accept": "text/html", "origin": site.origin})
+        assert answer.status == status, (method, path)
+        private(answer)
+        if method == "HEAD":
+            assert answer.body == b""
+        elif status >= 400:
+            assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["allow"] == "GET, HEAD"
+    private(await asyncio.to_thread(house.site().get))
+
+
+async def test_programs_are_told_in_json_and_a_session_does_not_open_the_api(house: House) -> None:
+    site = await house.sign_in(TOKEN)
+    for path in ("/admin/nothing", "/admin/api/keys", "/admin/api/nothing", "/admin/openapi.json"):
+        answer = await asyncio.to_thread(site.get, path, accept="text/html" if "api" in path else "*/*")
+        assert (answer.status, answer.headers["content-type"]) == (401, "application/json"), path
+
+
+async def test_files_are_kept_for_ever(house: House) -> None:
+    page = await asyncio.to_thread(house.site().get)
+    urls = sorted(set(re.findall(r'/admin/static/[^"]+', page.text)))
+    assert urls
+    for url in urls:
+        assert re.search(r"\.[0-9a-f]{12}\.[a-z0-9]+$", url)
+        whole = await asyncio.to_thread(house.site().get, url)
+        assert whole.status == 200
+        assert whole.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert whole.headers["x-content-type-options"] == "nosniff"
+        packed = await asyncio.to_thread(house.site().get, url, accept_encoding="gzip")
+        assert packed.headers.get("content-encoding") in ("gzip", None)
+        assert len(packed.body) <= len(whole.body)
+
+
+async def test_language_and_theme_are_kept_in_a_cookie(house: House) -> None:
+    site = house.site()
+    assert 'lang="zh-CN"' in (await asyncio.to_thread(site.get, accept_language="zh-CN,zh;q=0.9,en;q=0.8")).text
+    assert 'lang="en"' in (await asyncio.to_thread(site.get, accept_language="de")).text
+    answer = await asyncio.to_thread(site.post, "/admin/preferences", {"lang": "zh", "theme": "dark"})
+    assert answer.status == 303
+    assert answer.set_cookies[0].endswith("Path=/admin; HttpOnly; SameSite=Lax")
+    page = await asyncio.to_thread(site.get)
+    assert 'lang="zh-CN"' in page.text
+    assert 'data-theme="dark"' in page.text
+    await asyncio.to_thread(site.post, "/admin/preferences", {"lang": "en"})  # the theme stays
+    page = await asyncio.to_thread(site.get)
+    assert 'lang="en"' in page.text
+    assert 'data-theme="dark"' in page.text
+    await asyncio.to_thread(site.post, "/admin/preferences", {"lang": '"><script>', "theme": "javascript:"})
+    site.cookies["switchyard_preferences"] = "<script>.<b>"
+    page = await asyncio.to_thread(site.get)
+    assert "<b>" not in page.text
+    assert 'data-theme="auto"' in page.text
+
+
+async def test_a_link_on_another_site_leads_to_the_page_all_the_same(house: House) -> None:
+    site = await house.sign_in(TOKEN)
+    stranger = house.site()  # the browser keeps a strict cookie back there
+    assert (await asyncio.to_thread(stranger.get, sec_fetch_site="cross-site")).headers["refresh"] == "0"
+    assert "refresh" not in (await asyncio.to_thread(stranger.get, sec_fetch_site="same-origin")).headers
+    assert "refresh" not in (await asyncio.to_thread(site.get, sec_fetch_site="same-origin")).headers
