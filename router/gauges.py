@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from router.loaded import LoadedModels
 from router.metric_labels import ModelLabels
+from router.prices import Prices
 from router.provider_state import down
 from router.snapshot import Snapshot, Target
 from router.team_gauges import TeamGauges
@@ -24,7 +25,7 @@ class Gauges:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._labels: tuple[Snapshot, ModelLabels] | None = None
+        self._labels: tuple[Snapshot, Prices, ModelLabels] | None = None
         self._loaded = LoadedModels(
             runtime.http, lambda: tuple(runtime.snapshot.providers.values()), lambda: self._model_labels
         )
@@ -59,10 +60,11 @@ class Gauges:
 
     @property
     def _model_labels(self) -> ModelLabels:
-        snapshot, known = self._runtime.snapshot, self._labels
-        if known is None or known[0] is not snapshot:
-            known = self._labels = (snapshot, ModelLabels(snapshot))
-        return known[1]
+        snapshot, prices, known = self._runtime.snapshot, self._runtime.prices, self._labels
+        if known is None or known[0] is not snapshot or known[1] is not prices:
+            priced = [(name, model) for name, row in snapshot.providers.items() for model in prices.names(row)]
+            known = self._labels = (snapshot, prices, ModelLabels(snapshot, priced))
+        return known[2]
 
     def _why_down(self) -> dict[str, str]:
         runtime = self._runtime

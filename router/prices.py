@@ -220,6 +220,12 @@ class Prices:
         self._known[key] = found
         return found[2]
 
+    def names(self, provider: Provider) -> list[str]:
+        """The models of a provider that our own lists name, patterns left out."""
+        vendor, host = vendor_of(provider), _host(provider)
+        texts = [(entry, entry.pattern.text) for entry in self.entries if "*" not in entry.pattern.text]
+        return [text for entry, text in texts if entry.fits(provider, vendor, host, text)]
+
     def prepare(self, providers: Sequence[Provider]) -> None:
         """Read litellm's list now, where one of `providers` may need it: it takes 15 ms, once in a process."""
         if any(provider.off is None and not provider.local for provider in providers):
