@@ -39,6 +39,7 @@
 
   const live = document.getElementById("live");
   let lastGood = Date.now();
+  let failing = false; // the last refresh brought nothing
   let serverStale = false;
 
   function body() {
@@ -47,7 +48,7 @@
 
   function showState() {
     const late = Date.now() - lastGood > STALE_AFTER;
-    const state = late || serverStale ? "stale" : "live";
+    const state = late || failing || serverStale ? "stale" : "live";
     if (state === "stale") document.documentElement.dataset.stale = "";
     else delete document.documentElement.dataset.stale;
     const told = live.querySelector("[data-words]");
@@ -57,7 +58,9 @@
   }
 
   document.body.addEventListener("htmx:afterRequest", (event) => {
-    if (event.detail.successful) lastGood = Date.now();
+    failing = !event.detail.successful;
+    if (!failing) lastGood = Date.now();
+    showState();
   });
   document.body.addEventListener("htmx:afterSettle", () => {
     serverStale = body()?.dataset.stale === "yes";
@@ -65,9 +68,13 @@
     drawAll();
   });
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden) htmx.trigger(main, "refresh");
+    if (!document.hidden) refresh();
   });
   setInterval(showState, 1000);
+
+  function refresh() {
+    htmx.trigger(main, "refresh");
+  }
 
   // --- the live tail ------------------------------------------------------------------------------------------------
 
@@ -137,10 +144,8 @@
 
   function listen() {
     const stream = new EventSource(main.dataset.live);
-    const drop = () => {
-      streaming = false;
-    };
     stream.addEventListener("open", () => {
+      if (failing) refresh();
       streaming = true;
       backoff = 2000;
     });
@@ -155,7 +160,8 @@
       location.assign(main.dataset.home);
     });
     stream.addEventListener("error", () => {
-      drop();
+      if (streaming) refresh(); // is the router gone, or only the stream?
+      streaming = false;
       if (stream.readyState !== EventSource.CLOSED) return; // it reconnects by itself
       setTimeout(listen, backoff);
       backoff = Math.min(backoff * 2, 30000);
