@@ -45,7 +45,6 @@ TOKEN_MODALITY: Final = "gen_ai.token.modality"  # noqa: S105 - a name
 ERROR_TYPE: Final = "error.type"
 SERVER_ADDRESS: Final = "server.address"
 SERVER_PORT: Final = "server.port"
-METHOD: Final = "http.request.method"
 STATUS: Final = "http.response.status_code"
 
 REQUEST_ID: Final = "switchyard.request.id"
@@ -82,7 +81,6 @@ SPAN_ATTRIBUTES: Final[Mapping[str, str]] = {
     ERROR_TYPE: "the outcome, where it is not `ok`",
     SERVER_ADDRESS: "host of the provider",
     SERVER_PORT: "its port",
-    METHOD: "`POST`",
     STATUS: "what the client got; on an attempt what the provider answered",
     REQUEST_ID: "the id in the log and in `x-request-id`",
     DIALECT: "`openai`, `ollama` or `gemini`",

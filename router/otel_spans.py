@@ -79,15 +79,18 @@ def spans_of(ended: Ended, renamed: Mapping[str, str]) -> list[Span]:
     assert context is not None
     assert context.span_id is not None
     operation = operation_of(trace)
-    zero = trace.created - trace.started
-    """What makes a monotonic time a Unix time."""
+    began = int(trace.created * 1e9)
+
+    def at(monotonic: float) -> int:
+        return began + int((monotonic - trace.started) * 1e9)  # a Unix time in seconds is too coarse a float for spans
+
     call = Span(
         f"{operation} {ended.label}",
         True,
         context.span_id,
         context.parent_id,
-        _nanoseconds(trace.created),
-        _nanoseconds(zero + ended.now),
+        began,
+        at(ended.now),
         _call_attributes(ended, operation),
         trace.error is not None and (trace.error.status >= 500 or trace.committed),
     )
@@ -101,8 +104,8 @@ def spans_of(ended: Ended, renamed: Mapping[str, str]) -> list[Span]:
                 False,
                 record.span_id,
                 context.span_id,
-                _nanoseconds(zero + record.started),
-                _nanoseconds(zero + record.started + record.seconds),
+                at(record.started),
+                at(record.started + record.seconds),
                 _attempt_attributes(trace, record, part, operation, renamed),
                 record.outcome not in _NO_FAILURE,
             )
@@ -179,7 +182,6 @@ def _call_attributes(ended: Ended, operation: str) -> Attributes:
     found: Attributes = {
         names.OPERATION: operation,
         names.PROVIDER: provider_name(answered.provider) if answered is not None else names.OURSELVES,
-        names.METHOD: "POST",
         names.REQUEST_ID: trace.request_id,
         names.DIALECT: trace.dialect,
         names.OWN_OPERATION: trace.op,
@@ -221,7 +223,6 @@ def _attempt_attributes(
         names.PROVIDER: provider_name(provider),
         names.REQUEST_MODEL: _text(record.target.model),
         names.OWN_PROVIDER: provider.name,
-        names.METHOD: "POST",
     }
     _put_address(found, provider)
     if trace.call is not None:
@@ -316,10 +317,6 @@ def _address(base_url: str) -> tuple[str, int]:
 def _text(name: str) -> str:
     """A name that a caller or a provider sent, fit for the protocol."""
     return shown_name(name).encode("utf-8", "replace").decode()
-
-
-def _nanoseconds(seconds: float) -> int:
-    return int(seconds * 1_000_000_000)
 
 
 _NO_FAILURE: Final[Sequence[str]] = ("ok", "aborted", "unsupported")
