@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.parallel import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401 - hooks of pytest
 from tests.simulators import router as routers
@@ -15,6 +16,9 @@ from tests.simulators import scripts
 from tests.simulators.client import Client
 from tests.simulators.router import RouterProcess
 from tests.simulators.server import Simulator
+
+settings.register_profile("patient", deadline=None)  # an example may take as long as a busy machine needs
+settings.load_profile("patient")
 
 Serve = Callable[..., RouterProcess]
 """serve(config, env=None, arguments=()): a running router; it is stopped when the scope of the fixture ends."""

@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import Serve
 from tests.money import bank as banks
 from tests.money.bank import Bank, until
+from tests.simulators.router import UNHURRIED
 from tests.simulators.server import Simulator
 
 
@@ -23,7 +24,7 @@ def pair(
         "models": {"chat": {"targets": ["cloud/gate"]}, "other": {"targets": ["cloud/gate"]}},
         "prices": {"file": prices},
     }
-    router = module_serve(config, None, ["--workers", "2"])
+    router = module_serve(config, UNHURRIED, ["--workers", "2"])
     with banks.bank(router) as opened:
         until(lambda: len(opened.admin.request("GET", "/readyz").json["workers"]) == 2)
         yield opened

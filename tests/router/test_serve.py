@@ -409,7 +409,7 @@ def test_nobody_reads_any_more_what_it_says(
                 until(lambda: len(workers_of(router) - {victim}) == 2)
             router.config_path.write_text("nonsense: 1\n")
             process.send_signal(signal.SIGHUP)
-            until(lambda: client.request("GET", "/readyz").json["config"] != "ok")
+            until(lambda: client.request("GET", "/readyz").json["config"] != "ok", 30)
             with client.open("POST", OPENAI.path, OPENAI.body(f"cloud/{fresh('slow')}", stream=True)) as answer:
                 seen = answer.read1(65536)
                 process.send_signal(signal.SIGTERM)

@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 KEY_VARIABLE = "SIMULATED_KEY"
 """The environment variable in which every router finds the simulated provider's key."""
 READY_SECONDS = 20.0
+UNHURRIED: Mapping[str, str] = {"PYTHONPATH": str(ROOT / "tests" / "simulators" / "patience")}
+"""Environment of routers that wait for their store as long as it takes, for tests that count calls."""
 PATIENT: Mapping[str, float] = {"connect": 1.0, "first_content": 5.0, "idle": 5.0, "total": 20.0}
 """Deadlines (seconds) of providers whose answers are awaited, also on a busy machine."""
 HASTY: Mapping[str, float] = {"connect": 1.0, "first_content": 0.06, "idle": 0.15, "total": 3.0}

@@ -17,6 +17,8 @@ from router.link import Links, pack
 from router.store import Store, open_store
 from tests.simulators.stores import Server
 
+KEPT = {"appendonly": "yes", "appendfsync": "always"}
+"""A server that is killed comes back with all it answered (with `everysec` a write may wait for a slow disk)."""
 TEXT = b"""#!lua name=switchyard_@VERSION@
 redis.register_function('add_@VERSION@', function(keys, arguments)
   return redis.call('INCRBY', keys[1], arguments[1])
@@ -48,13 +50,13 @@ async def until(true: Callable[[], object], seconds: float = 15.0) -> float:
 
 @pytest.fixture(params=["redis", "valkey"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path / "server", {"appendonly": "yes"}, valkey=request.param == "valkey") as running:
+    with Server(tmp_path / "server", KEPT, valkey=request.param == "valkey") as running:
         yield running
 
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path / "server", {"appendonly": "yes"}) as running:
+    with Server(tmp_path / "server", KEPT) as running:
         yield running
 
 

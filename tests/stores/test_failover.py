@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from router.nodes import slot_of
+from tests.simulators.router import UNHURRIED
 from tests.simulators.stores import Cluster, Sentinels, Server, until
 from tests.stores.books import Books
 from tests.stores.conftest import Build, Record
@@ -84,7 +85,7 @@ def test_a_killed_primary_behind_sentinels(build: Build, record_property: Record
     assert sums["cost"] - books.usage(key_id)["cost"] <= missing * max(
         i * 3 + o * 7 for _, i, o in house.paid.delivered
     )
-    assert load.slowest() <= 0.3 + load.lag + 0.2, "calls were decided in time"
+    assert load.slowest() <= 0.3 + 3 * load.lag + 0.2, "calls were decided in time"
 
 
 @pytest.mark.slow
@@ -148,7 +149,7 @@ def test_a_killed_primary_of_a_cluster(build: Build, record_property: Record) ->
 def test_a_slot_that_moves(build: Build, record_property: Record, held_open: float) -> None:
     """A move within the callers' limit is seen by nobody. While a longer one lasts its teams are refused (no function
     may work on a half of an account), and no sum is wrong."""
-    house = build("cluster")
+    house = build("cluster", env=None if held_open else UNHURRIED)
     box = house.stand.box
     assert isinstance(box, Cluster)
     slot = slot_of("default")

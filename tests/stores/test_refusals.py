@@ -14,6 +14,7 @@ import pytest
 
 from router.functions import library
 from tests.simulators.client import OPENAI, Client
+from tests.simulators.router import UNHURRIED
 from tests.simulators.stores import Server, until
 from tests.stores.conftest import Build, Record
 from tests.stores.delay import Delay
@@ -24,6 +25,12 @@ from tests.stores.stands import House, Stand, housed
 @pytest.fixture
 def home(build: Build) -> House:
     return build("redis")
+
+
+@pytest.fixture
+def unhurried(build: Build) -> House:
+    """Its calls wait for the store as long as they must: what is refused is not refused for a busy machine."""
+    return build("redis", env=UNHURRIED)
 
 
 def server(home: House) -> Server:
@@ -134,16 +141,16 @@ def test_writes_are_refused(
     exact(home, key_id)
 
 
-def test_functions_are_flushed_under_load(home: House, record_property: Record) -> None:
-    key_id, key = home.key("flushed")
-    with home.load(key, max_tokens=50) as load:
+def test_functions_are_flushed_under_load(unhurried: House, record_property: Record) -> None:
+    key_id, key = unhurried.key("flushed")
+    with unhurried.load(key, max_tokens=50) as load:
         for number in range(10):
             until(lambda number=number: len(load.answered()) > 50 * (number + 1), "load")  # type: ignore[misc]  # a default
-            server(home).run("FUNCTION", "FLUSH")
+            server(unhurried).run("FUNCTION", "FLUSH")
     print(load.told())
     record_property("figures", load.told())
     assert load.statuses.keys() == {200}
-    exact(home, key_id)
+    exact(unhurried, key_id)
 
 
 def test_busy_with_somebodys_script(home: House, record_property: Record) -> None:
@@ -164,7 +171,7 @@ def test_busy_with_somebodys_script(home: House, record_property: Record) -> Non
     record_property("figures", load.told())
     assert load.statuses.keys() == {200, 503}
     assert {outcome.code for outcome in load.refused()} == {"quota_store"}
-    assert load.slowest() <= 0.3 + load.lag, load.told()
+    assert load.slowest() <= 0.3 + 3 * load.lag, load.told()
     assert load.gap(ended) <= 2.0
     exact(home, key_id)
 
@@ -239,7 +246,7 @@ def test_a_far_store(tmp_path: Path, paid: Paid, record_property: Record) -> Non
                 until(lambda: sum(o.status == 200 for o in load.since(turned + 2)) > 50, "service is back", 20)
             print(load.told())
             assert load.statuses.keys() == {200, 503}
-            assert load.slowest() <= 0.3 + 0.05 + load.lag
+            assert load.slowest() <= 0.3 + 0.05 + 3 * load.lag
             exact(home, key_id)
 
 
@@ -253,18 +260,18 @@ class _Far(Stand):
         return f"redis://127.0.0.1:{self._wire.port}/0"
 
 
-def test_two_hundred_callers_at_once(home: House, record_property: Record) -> None:
+def test_two_hundred_callers_at_once(unhurried: House, record_property: Record) -> None:
     """There is no pool to run dry: questions share one connection, and a queue that is bounded."""
-    key_id, key = home.key("many", limits={"concurrency": 1000})
-    with home.load(key, callers=200, most=10, pace=0, max_tokens=50) as load:
+    key_id, key = unhurried.key("many", limits={"concurrency": 1000})
+    with unhurried.load(key, callers=200, most=10, pace=0, max_tokens=50) as load:
         load.wait()
     print(load.told())
     record_property("figures", load.told())
     assert load.statuses == {200: 2000}
-    with server(home).client() as told:
+    with server(unhurried).client() as told:
         clients = [line for line in told.client_list() if line["name"] == "switchyard"]
     assert len(clients) <= 12, "a handful for three processes"
-    exact(home, key_id)
+    exact(unhurried, key_id)
 
 
 def test_no_function_is_known_by_another_name(home: House) -> None:

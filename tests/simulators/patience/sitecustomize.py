@@ -1,0 +1,15 @@
+"""Loaded by Python itself at start, in routers whose tests count and do not measure: their store may take as long to
+answer as a machine needs that is busy with other tests. A router refuses calls when it takes longer than this.
+"""
+
+import router.holders
+import router.ledger
+import router.link_node
+import router.store
+
+PATIENT = 20.0
+
+router.ledger.DECISION_LIMIT = PATIENT
+router.link_node.PATIENCE = PATIENT
+router.store.ANSWER_LIMIT = PATIENT
+router.holders.ANSWER_LIMIT = PATIENT  # type: ignore[attr-defined]  # imported there by its name
