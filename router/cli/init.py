@@ -76,7 +76,7 @@ def derived(values: Mapping[str, str], store: str) -> dict[str, str]:
     return {
         "router/redis_url": f"redis://{STORE_USER}:{password}@{store}/0",
         "store/users.acl": "\n".join(users),
-        "metrics/token": values["router/metrics_token"],
+        "metrics/switchyard_metrics_token": values["router/metrics_token"],
     }
 
 
@@ -138,17 +138,22 @@ def show(directory: DirOption = DIRECTORY, as_json: JsonOption = False) -> None:
 def key(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What to call the key.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")],
+    right: Annotated[list[str] | None, typer.Option("--right", help="As for `switchyard keys create`.")] = None,
     config: ConfigOption = None,
 ) -> None:
     """Make an API key for another program and write it to a file. Nothing happens when the file has one."""
     from router.cli.desk import Desk
+    from router.cli.options import known
 
+    rights = dict.fromkeys(known(right or []), True)
     try:
         if _read(file):
             typer.echo(f"nothing to do: {file} is there")
             return
         _write(file, "")  # a directory that cannot be written is told before there is a key
-        made = Desk(None, None, config).ask("POST", "keys", body={"name": name})
+        made = Desk(None, None, config).ask(
+            "POST", "keys", body={"name": name, **({"rights": rights} if rights else {})}
+        )
         _write(file, made["key"])
     except OSError as bad:
         fail(f"{bad.filename or file} cannot be used: {bad.strerror}")

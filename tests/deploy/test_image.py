@@ -225,6 +225,23 @@ def test_it_can_be_stopped_before_it_listens_for_signals(workshop: Workshop, sli
         assert box.stop(5) in (143, 0), box.text()
 
 
+def test_secrets_are_made_by_the_images_user_in_volumes_of_its_own(
+    workshop: Workshop, slim: Image, data: Path, tmp_path: Path
+) -> None:
+    binds = [(str(data), "/data")]
+    for part in ("router", "store", "metrics", "grafana", "webui"):
+        (tmp_path / part).mkdir(mode=0o750)
+        os.chown(tmp_path / part, 10001, 10001)
+        binds.append((str(tmp_path / part), f"/secrets/{part}"))
+    with Container(workshop, slim, ["switchyard", "init", "secrets"], binds=binds) as box:
+        assert box.process.wait(30) == 0, box.text()
+    made = [path for path in tmp_path.glob("*/*") if path.is_file()]
+    assert len(made) > 8
+    assert {(path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o777) for path in made} == {
+        (10001, 10001, 0o640)
+    }
+
+
 @pytest.mark.slow
 def test_the_full_image_has_litellm(workshop: Workshop, slim: Image, file: dockerfile.Dockerfile) -> None:
     full = workshop.build(file, "full")

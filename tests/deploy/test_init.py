@@ -40,10 +40,10 @@ def test_secrets_are_made_once_and_only_what_is_missing(tmp_path: Path) -> None:
     assert not any(text.strip() in done.stdout for text in first.values())
     assert {path.stat().st_mode & 0o777 for path in place.rglob("*") if path.is_file()} == {0o640}
     assert {path.stat().st_mode & 0o777 for path in place.iterdir()} == {0o750}
-    texts = [text for name, text in first.items() if name != "metrics/token"]
+    texts = [text for name, text in first.items() if name != "metrics/switchyard_metrics_token"]
     assert len(set(texts)) == len(texts)
     assert min(map(len, texts)) > 40
-    assert first["metrics/token"] == first["router/metrics_token"]
+    assert first["metrics/switchyard_metrics_token"] == first["router/metrics_token"]
     assert first["router/store_password"].strip() in first["router/redis_url"]
     assert first["router/store_password"].strip() not in first["store/users.acl"]
 
@@ -178,12 +178,13 @@ def test_the_store_lets_nobody_else_in_and_the_router_no_further(store: Server, 
 
 def test_a_key_for_another_program_is_made_once(deployed: RouterProcess, env: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "webui/openai_api_key"
-    arguments = ("key", "open-webui", str(file), "--config", str(deployed.config_path))
+    arguments = ("key", "open-webui", str(file), "--right", "admin", "--config", str(deployed.config_path))
     own = {**env, "SIMULATED_KEY": "x"}
     done = init(*arguments, env=own)
     assert done.exit_code == 0, done.stderr
     key = file.read_text().strip()
     assert key not in done.stdout + done.stderr
     assert Client(deployed.port, key).ask(OPENAI, "chat", stream=False).status == 200
+    assert Client(deployed.port, key).request("GET", "/admin/api/keys").status == 200
     assert "nothing to do" in init(*arguments, env=own).stdout
     assert file.read_text().strip() == key
