@@ -35,7 +35,7 @@ HEARTBEAT: Final = 15.0
 """Seconds after which an open stream says that it lives."""
 TICK: Final = 0.25
 """Seconds until a stream sees that the router is ending."""
-CHECKED: Final = 2.0
+CHECKED: Final = 1.0
 """Seconds after which a stream looks again whether its viewer may still see it."""
 WRITE_STALL: Final = 30.0
 """Seconds that a viewer may take nothing before his stream ends."""
