@@ -122,7 +122,7 @@ class Ollama:
             case "/api/tags":
                 return _text({"models": [_model(name) for name in LOCAL_MODELS]})
             case "/api/ps":
-                return _text({"models": [_model(LOCAL_MODELS[0])]})
+                return _text({"models": [{**_model(LOCAL_MODELS[0]), "size_vram": 1719393189}]})
             case "/api/version":
                 return _text({"version": "0.12.0"})
             case "/api/show":
