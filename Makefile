@@ -7,7 +7,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help serve test slow check format bench lock licences clean setup
+.PHONY: help serve test slow check format bench dashboards lock licences clean setup
 ARGS ?=
 JOBS ?= 3
 RUN := .venv/bin/python -m
@@ -44,6 +44,7 @@ check: setup ## format, lint, types, import layers, documentation
 	@.venv/bin/lint-imports --no-cache
 	@$(RUN) tools.check_docs
 	@$(RUN) tools.metrics_page --check
+	@$(RUN) tools.dashboards --check
 
 format: setup ## put the code into its format and sort imports
 	@$(RUN) ruff format .
@@ -51,6 +52,9 @@ format: setup ## put the code into its format and sort imports
 
 bench: setup ## measure the router beside nginx and two peers (tests/bench/README.md)
 	@$(RUN) tests.bench $(ARGS)
+
+dashboards: setup ## write the Grafana boards and the list of alerts anew (docs/dashboards.md)
+	@$(RUN) tools.dashboards
 
 lock: setup ## resolve the lock files again from pyproject.toml (ARGS=--upgrade for newer versions), then: make licences
 	@$(RUN) tools.lock $(ARGS)

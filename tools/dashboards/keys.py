@@ -12,7 +12,6 @@ NEEDS = (
     " Needs the Infinity data source plugin with the router's address and its admin token; see docs/dashboards.md."
     " Without them this panel alone stays empty."
 )
-LIMITED = "a team has a limit"
 SPENT = Q.shared("team_limit_spent", by=SERIES)
 HELD = Q.shared("team_limit_held", by=SERIES)
 LIMIT = Q.shared("team_limit", by=SERIES)
@@ -28,7 +27,7 @@ TEAMS = Row(
             "What is spent and held of a limit, as a share of it: the ten fullest of all teams. At 100 % calls"
             " are refused.",
             "percentunit",
-            (Target(f"topk(10, {USED})", "{{team}} {{limit}}", instant=True, only_when=LIMITED),),
+            (Target(f"topk(10, {USED})", "{{team}} {{limit}}", instant=True),),
             10,
             10,
             NEARLY,
@@ -43,10 +42,10 @@ TEAMS = Row(
             " time, the same for all routers.",
             "none",
             (
-                Target(USED, instant=True, only_when=LIMITED),
-                Target(SPENT, instant=True, only_when=LIMITED),
-                Target(HELD, instant=True, only_when=LIMITED),
-                Target(LIMIT, instant=True, only_when=LIMITED),
+                Target(USED, instant=True),
+                Target(SPENT, instant=True),
+                Target(HELD, instant=True),
+                Target(LIMIT, instant=True),
             ),
             14,
             10,
@@ -69,7 +68,7 @@ TEAMS = Row(
             "What is spent and held of each limit, as a share of it. Calendar windows fall back to 0 when they"
             " begin anew.",
             "percentunit",
-            (Target(USED, "{{team}} {{limit}}", only_when=LIMITED),),
+            (Target(USED, "{{team}} {{limit}}"),),
             24,
             low=0,
         ),
@@ -97,7 +96,6 @@ REFUSED = Row(
                 Target(
                     Q.rate("quota_rejections_total", by="limit, scope"),
                     "{{limit}} ({{scope}})",
-                    only_when="a limit has refused a call",
                 ),
             ),
             10,
@@ -169,7 +167,7 @@ KEYS_ROW = Row(
             "Keys today",
             "The keys that cost the most since midnight in the time zone of their team." + NEEDS,
             "none",
-            JsonTarget("/admin/api/usage?since=today&group_by=team,key&limit=50", "data", BY_KEY, "calls were settled"),
+            JsonTarget("/admin/api/usage?since=today&group_by=team,key&limit=50", "data", BY_KEY),
             12,
             10,
             sort_by="Cost",
@@ -179,7 +177,7 @@ KEYS_ROW = Row(
             "Keys this month",
             "The keys that cost the most since the first of the month in the time zone of their team." + NEEDS,
             "none",
-            JsonTarget("/admin/api/usage?since=month&group_by=team,key&limit=50", "data", BY_KEY, "calls were settled"),
+            JsonTarget("/admin/api/usage?since=month&group_by=team,key&limit=50", "data", BY_KEY),
             12,
             10,
             sort_by="Cost",
@@ -193,7 +191,6 @@ KEYS_ROW = Row(
                 "/admin/api/usage?since=month&group_by=team,model&limit=50",
                 "data",
                 (Column("team", "Team"), Column("model", "Model"), *AMOUNTS),
-                "calls were settled",
             ),
             12,
             10,
@@ -214,7 +211,6 @@ KEYS_ROW = Row(
                     Column("status", "Status", "number"),
                     Column("id", "Request"),
                 ),
-                "a call failed",
             ),
             12,
             10,

@@ -12,14 +12,11 @@ JSON_TYPE = "yesoreyeram-infinity-datasource"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A PromQL query. `instant` asks for the present value alone, as tables do.
-
-    `only_when` says what must have happened for it to return anything; empty: any traffic does."""
+    """A PromQL query. `instant` asks for the present value alone, as tables do."""
 
     expr: str
     legend: str = ""
     instant: bool = False
-    only_when: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +37,6 @@ class JsonTarget:
     url: str
     root: str
     columns: tuple[Column, ...]
-    only_when: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,6 @@ GLANCE = Row(
                 Target(
                     f"{Q.increase('cost_total', USD)} * scalar({Q.shared('usd_cny')})",
                     instant=True,
-                    only_when="prices.usd_cny is set",
                 ),
             ),
             4,
@@ -294,7 +293,7 @@ TROUBLE = Row(
             "Fallbacks by reason",
             "Calls for each second that another model answered, by what kept the first one from it.",
             "reqps",
-            (Target(Q.rate("fallbacks_total", by="reason"), "{{reason}}", only_when="a fallback has answered"),),
+            (Target(Q.rate("fallbacks_total", by="reason"), "{{reason}}"),),
             stacked=True,
         ),
         Panel(
@@ -306,7 +305,6 @@ TROUBLE = Row(
                 Target(
                     Q.rate("quota_rejections_total", by="limit, scope"),
                     "{{limit}} ({{scope}})",
-                    only_when="a limit has refused a call",
                 ),
             ),
             stacked=True,
@@ -316,7 +314,7 @@ TROUBLE = Row(
             "Client disconnects by dialect",
             "Calls for each second whose client left before the end. Many at once: clients time out before the answer.",
             "reqps",
-            (Target(Q.rate("client_disconnects_total", by="dialect"), "{{dialect}}", only_when="a client has left"),),
+            (Target(Q.rate("client_disconnects_total", by="dialect"), "{{dialect}}"),),
             stacked=True,
         ),
         Panel(

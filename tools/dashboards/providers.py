@@ -30,7 +30,6 @@ STATE = Row(
                 Target(
                     f"{Q.shared('provider_down', by='provider, reason')} == 1",
                     instant=True,
-                    only_when="a provider is down",
                 ),
             ),
             6,
@@ -110,7 +109,6 @@ STATE = Row(
                 Target(
                     f"sort_desc({Q.increase('fallbacks_total', by='from, to, reason')} > 0)",
                     instant=True,
-                    only_when="a fallback has answered",
                 ),
             ),
             16,
@@ -143,7 +141,6 @@ GPU = Row(
                 Target(
                     Q.quantile(q, "queue_wait_seconds", by="provider"),
                     f"{{{{provider}}}} p{q * 100:.0f}",
-                    only_when="a provider with a bound on calls at the same time was called",
                 )
                 for q in (0.5, 0.95)
             ),
@@ -155,11 +152,7 @@ GPU = Row(
             "Loaded models",
             "Models that the local server holds in memory now. When it changes often, models push each other out.",
             "none",
-            (
-                Target(
-                    Q.shared("ollama_loaded_models", by="provider"), "{{provider}}", only_when="a local Ollama is there"
-                ),
-            ),
+            (Target(Q.shared("ollama_loaded_models", by="provider"), "{{provider}}"),),
             6,
             low=0,
             decimals=0,
@@ -173,7 +166,6 @@ GPU = Row(
                 Target(
                     Q.shared("ollama_vram_bytes", by="provider, model"),
                     "{{provider}}/{{model}}",
-                    only_when="a local Ollama has a model loaded",
                 ),
             ),
             6,
