@@ -115,33 +115,30 @@ def rule_files() -> list[Path]:
 def running(
     directory: Path,
     target: str,
-    token: str,
+    token: str = "",
     *,
     interval: float = 1.0,
     hurry: bool = True,
     rules: Iterable[Path] | None = None,
     port: int | None = None,
 ) -> Iterator[Prometheus]:
-    """Scrape `target` (host:port) with this token. `hurry`: alerts do not wait (see `hurried`). It is ended with the
-    block."""
+    """Scrape `target` (host:port), with a token where one is given, until the block ends. `hurry`: alerts do not wait
+    (see `hurried`)."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "token").write_text(token)
     copies = []
     for path in rule_files() if rules is None else rules:
         text = path.read_text()
         copies.append(directory / path.name)
         copies[-1].write_text(hurried(text) if hurry else text)
     seconds = f"{round(interval * 1000)}ms"
+    job: dict[str, Any] = {"job_name": JOB, "static_configs": [{"targets": [target]}]}
+    if token:
+        (directory / "token").write_text(token)
+        job["authorization"] = {"credentials_file": str(directory / "token")}
     config = {
         "global": {"scrape_interval": seconds, "scrape_timeout": seconds, "evaluation_interval": seconds},
         "rule_files": [str(path) for path in copies],
-        "scrape_configs": [
-            {
-                "job_name": JOB,
-                "authorization": {"credentials_file": str(directory / "token")},
-                "static_configs": [{"targets": [target]}],
-            }
-        ],
+        "scrape_configs": [job],
     }
     path = directory / "prometheus.yml"
     path.write_text(json.dumps(config, indent=1))  # JSON is YAML

@@ -47,7 +47,6 @@ PRICES: Final[Mapping[str, tuple[str, Mapping[str, Rates]]]] = {
     "doubao": ("cny", {"*": {"input": 0.72, "cached": 0.18, "output": 7.2}}),
     "kimi": ("cny", {"*": {"input": 3.6, "cached": 0.72, "output": 14.4}}),
     "campus": ("usd", {"*": {"input": 0.1, "output": 0.4}}),
-    "azure": ("usd", {"*": {"input": 2, "output": 8}}),
     "spare": ("usd", {"*": {"input": 1, "output": 1}}),
 }
 """Of a million tokens. The GPU and the demo model are local, which costs nothing."""
@@ -104,11 +103,8 @@ def config(urls: Mapping[str, str], directory: Path, *, port: int | None = None,
             timeouts={"connect": 1.0, "first_content": 1.0, "idle": 5.0, "total": 30.0},
         ),
         "gpu": {**gpu, "max_concurrency": GPU_PLACES, "queue": GPU_QUEUE},
-        # Nobody is there.
-        "azure": {
-            "vendor": "openai-compatible", "base_url": nobody, "api_key": key, "models": "discover",
-            "timeouts": {**slow, "connect": 0.5},
-        },
+        # A machine of the house that is switched off.
+        "lab": {"vendor": "openai-compatible", "base_url": nobody, "local": True, "models": "discover"},
         # Waits for a key.
         "spare": {"vendor": "openai-compatible", "base_url": nobody, "api_key": "${DEMO_SPARE_KEY:-}"},
     }  # fmt: skip
@@ -116,7 +112,7 @@ def config(urls: Mapping[str, str], directory: Path, *, port: int | None = None,
     models: dict[str, Any] = {
         "gpt-5-mini": {"targets": ["openai/gpt-5-mini"], "fallback": ["gemini/gemini-3-flash", local]},
         "gpt-4o": {"targets": ["openai/gpt-4o"], "fallback": ["gemini/gemini-3-flash", local]},
-        "gpt-4.1": {"targets": ["azure/gpt-4.1"], "fallback": ["openai/gpt-4o", local]},
+        "lab-llama-70b": {"targets": ["lab/llama-70b"], "fallback": ["openai/gpt-4o", local]},
         "gemini-3-flash": {"targets": ["gemini/gemini-3-flash"], "fallback": [local]},
         "doubao-seed-1-8": {"targets": ["doubao/doubao-seed-1-8"], "fallback": ["kimi/kimi-k2.6", local]},
         "kimi-k2.6": {"targets": ["kimi/kimi-k2.6"], "fallback": ["doubao/doubao-seed-1-8", local]},

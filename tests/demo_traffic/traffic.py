@@ -91,7 +91,7 @@ class Traffic:
             (6, lambda: self.embed()),
             (5, lambda: self.tools()),
             (4, lambda: self.see()),
-            (4, lambda: self.chat("gpt-4.1")),  # nobody is there: the fallback answers
+            (4, lambda: self.chat("lab-llama-70b")),  # it is switched off: the fallback answers
             (3, lambda: self.chat("reserve")),  # it waits for a key
             (3, lambda: self.text()),
             (3, lambda: self.think()),
@@ -102,7 +102,7 @@ class Traffic:
     async def play(self) -> None:
         """Background and acts, until all calls have ended."""
         began = time.monotonic()
-        running: set[asyncio.Task[Any]] = {asyncio.create_task(self._background(began))}
+        running: set[asyncio.Task[Any]] = {asyncio.create_task(self.mix(self._length))}
         for act in self._acts():
             await asyncio.sleep(max(0.0, began + act.at * self._length - time.monotonic()))
             self._say(f"{time.monotonic() - began:5.1f} s  {act.name}")
@@ -116,11 +116,13 @@ class Traffic:
             await self._one()
             await asyncio.sleep(0.5 + self._dice.random())
 
-    async def _background(self, began: float) -> None:
+    async def mix(self, seconds: float) -> None:
+        """The even mix, for so long."""
         running = set()
-        while (now := time.monotonic() - began) < self._length:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
             running.add(asyncio.create_task(self._one()))
-            await asyncio.sleep(self._dice.expovariate(self._pace) if now > 1 else 1 / self._pace)
+            await asyncio.sleep(self._dice.expovariate(self._pace))
         await asyncio.gather(*running)
 
     async def _one(self) -> None:

@@ -1,0 +1,233 @@
+"""A whole demo run under Debian's Prometheus: every board and every rule has something to show, and all books agree.
+
+The router has two workers and is scraped each second. Alerts wait two seconds in place of minutes, nothing else of the
+rules is changed.
+
+During the run these alerts fire: a provider is down (`lab` is switched off), breakers are open (`openai` fails for a
+while), a budget is nearly spent (of the team `course`), a config was refused, fallbacks answer more often than usual.
+Others may, by how the run goes: too many errors, errors and slowness of the store (it stands still for a second), a
+long queue. Of those that cannot be true, none may fire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.demo_traffic import prometheus, queries
+from tests.demo_traffic.__main__ import at_rest
+from tests.demo_traffic.caller import Seen
+from tests.demo_traffic.house import House, opened, until
+from tests.demo_traffic.prometheus import Prometheus
+from tests.demo_traffic.sums import Sums, differences, of_clients, of_ledger, of_metrics
+from tests.demo_traffic.traffic import Traffic
+from tests.demo_traffic.vendors import Order
+from tests.simulators.programs import need
+from tests.simulators.server import free_port
+
+SHORT, MINUTE = 18.0, 60.0
+FIRE = {
+    "SwitchyardProviderDown", "SwitchyardBreakerOpen", "SwitchyardBudgetNearlySpent", "SwitchyardConfigReloadFailed",
+    "SwitchyardFallbacksAboveNormal",
+}  # fmt: skip
+SILENT = {"SwitchyardNoProviderUp", "SwitchyardRecordsLost", "SwitchyardLogLinesLost", "SwitchyardStoreDown"}
+STATES = {
+    "switchyard_circuit_open{provider='openai'}": (0, 1),
+    "switchyard_config_reload_success": (0, 1),
+    "switchyard_journal_entries": (0, 1),
+    "switchyard_ollama_loaded_models{provider='gpu'}": (2, 2),
+    "switchyard_provider_down{provider='lab', reason='unreachable'}": (1, 1),
+    "switchyard_provider_down{provider='spare', reason='no_key'}": (1, 1),
+    "switchyard_provider_up{provider='lab'}": (0, 0),
+    "switchyard_provider_up{provider='openai'}": (0, 1),
+    "switchyard_queue_depth{provider='gpu'}": (0, 1),
+    "switchyard_requests_in_flight": (0, 1),
+    "switchyard_workers": (2, 2),
+}
+"""What is to be seen at some time of the run: at most the first number, and at least the second."""
+
+
+@dataclass
+class Run:
+    """A run that is over, while its router and its Prometheus live on. Times are Unix seconds."""
+
+    house: House
+    prometheus: Prometheus
+    traffic: Traffic
+    began: float
+    ended: float
+    clients: Sums
+    ledger: Sums
+
+    def numbers(self, query: str, *, instant: bool = False) -> list[float]:
+        """All that a query gives: at the end, or at any time of the run. NaN is nothing."""
+        if instant:
+            found = [sample.value for sample in self.prometheus.now(query, self.ended)]
+        else:
+            found = [
+                value for series in self.prometheus.over(query, self.began, self.ended) for value in series.numbers
+            ]
+        return [value for value in found if not math.isnan(value)]
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(SHORT, id="short"), pytest.param(MINUTE, id="minute", marks=pytest.mark.slow)]
+)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    need(prometheus.PROGRAM)
+    length: float = request.param
+    home = tmp_path_factory.mktemp("demo")
+    port = free_port()
+    with ExitStack() as stack:
+        # Prometheus takes seconds before its first scrape; the router starts meanwhile.
+        scraping = stack.enter_context(prometheus.running(home / "prometheus", f"127.0.0.1:{port}"))
+        house = stack.enter_context(opened(home, port=port, demo=length >= MINUTE))
+        began = time.time()
+        scraping.scraped_after(began)
+        traffic = Traffic(house, length=length, say=lambda _: None)
+        asyncio.run(traffic.play())
+        at_rest(house)
+        scraping.scraped_after(time.time())
+        clients, ledger = of_clients(house, traffic.seen), of_ledger(house)
+        yield Run(house, scraping, traffic, began, time.time(), clients, ledger)
+
+
+def test_sums_of_the_ledger_are_what_providers_told(run: Run) -> None:
+    assert run.clients.tokens.total() > 0
+    assert run.clients.cost.total() > 0
+    assert not differences(run.clients, run.ledger, ("tokens", "cost", "settled"))
+    assert run.clients.marks[("estimated",)] == run.ledger.marks[("estimated",)] > 0
+    assert run.clients.marks[("aborted",)] > 0
+
+
+def test_sums_in_prometheus_are_the_same(run: Run) -> None:
+    found = of_metrics(run.prometheus.now('{__name__=~"switchyard_.+"}'))
+    assert not differences(
+        run.clients, found, ("requests", "answers", "tokens", "cost", "marks", "left", "rejected", "settled")
+    )
+    assert not differences(run.ledger, found, ("tokens", "cost", "settled"))
+
+
+def test_all_that_was_planned_happened(run: Run) -> None:
+    seen = run.traffic.seen
+    for status in ("2xx", "4xx", "5xx", "499"):
+        assert run.clients.requests["openai", status] > 0, status
+        assert status == "499" or run.clients.requests["ollama", status] > 0, status
+    wanted = {"overloaded", "unreachable", "rate_limited", "provider_off"}
+    assert wanted <= {one.fallback for one in seen}
+    assert {"insufficient_quota", "rate_limit_exceeded", "quota_store", "model_not_found"} <= {
+        one.error for one in seen
+    }
+    assert {one.provider for one in seen} >= set(run.house.providers)
+    assert not run.house.demo or any(one.provider == "demo" for one in seen)
+
+
+@pytest.mark.parametrize("board", [pytest.param(path, id=path.stem) for path in queries.boards()])
+def test_every_query_of_a_board_has_data(run: Run, board: Path) -> None:
+    asked = list(queries.of_board(board, interval="5s", span=f"{math.ceil(run.ended - run.began)}s"))
+    assert asked
+    empty = [query for query in asked if not run.numbers(query.text, instant=query.instant)]
+    assert not empty
+    for choice in queries.choices(board):
+        found = {sample.labels.get(choice.label, "") for sample in run.prometheus.now(choice.series)}
+        assert found - {""}, choice
+    for table in queries.tables(board):
+        rows = run.house.told("GET", table.path)[table.rows]
+        assert rows, table
+        assert all(set(table.columns) <= set(row) for row in rows), table
+
+
+def test_every_rule_has_data(run: Run) -> None:
+    rules = queries.rules()
+    assert [rule for rule in rules if rule.record]
+    assert [rule for rule in rules if rule.alert]
+    unrecorded = [rule.record for rule in rules if rule.record and not run.numbers(rule.record)]
+    assert not unrecorded
+    # An alert has data when it is true. What it looks at is there in any case.
+    blind = [
+        (rule.alert, selector)
+        for rule in rules
+        if rule.alert
+        for selector in rule.selectors
+        if not run.prometheus.over(selector, run.began, run.ended)
+    ]
+    assert not blind
+    groups = run.prometheus.ask("rules")["groups"]
+    sick = [rule["name"] for group in groups for rule in group["rules"] if rule["health"] != "ok"]
+    assert not sick
+    assert sum(len(group["rules"]) for group in groups) == len(rules)
+
+
+def test_alerts_fire_where_they_should(run: Run) -> None:
+    found = run.prometheus.over('ALERTS{alertstate="firing"}', run.began, run.ended)
+    fired = {series.labels["alertname"] for series in found}
+    assert fired >= FIRE
+    assert not fired & SILENT
+    about = {(series.labels["alertname"], series.labels.get("provider", series.labels.get("team"))) for series in found}
+    assert about >= {
+        ("SwitchyardProviderDown", "lab"),
+        ("SwitchyardBreakerOpen", "openai"),
+        ("SwitchyardBudgetNearlySpent", "course"),
+    }
+    # What waits for a key was never meant to take calls.
+    assert ("SwitchyardProviderDown", "spare") not in about
+
+
+def test_states_were_seen(run: Run) -> None:
+    for series, (least, most) in STATES.items():
+        found = run.numbers(series)
+        assert found, series
+        assert min(found) <= least, series
+        assert max(found) >= most, series
+
+
+def test_a_killed_worker_takes_nothing_along(run: Run) -> None:
+    """Last of all: what the killed worker ran is lost to its clients."""
+    began = time.time()
+    before = run.house.workers()
+
+    async def calls() -> list[Seen]:
+        long = Order(words=400, pace=0.04)
+        streams = asyncio.create_task(
+            run.traffic.several(16, lambda _: run.traffic.chat("gpt-5-mini", stream=True, order=long, most=500))
+        )
+        others = asyncio.create_task(run.traffic.mix(7.0))
+        await asyncio.sleep(2.5)
+        os.kill(before[0], signal.SIGKILL)
+        await others
+        return await streams
+
+    seen = asyncio.run(calls())
+    assert any(one.failure is not None for one in seen), "the killed worker ran none of the streams"
+    assert any(one.complete for one in seen), "the other one ran none"
+    until(lambda: len(run.house.workers()) == 2, 20, "another worker serves")
+    assert run.house.workers()[0] != before[0]
+    at_rest(run.house)
+    run.prometheus.scraped_after(time.time())
+
+    counters = run.prometheus.over('{__name__=~"switchyard_.+_(total|bucket|count|sum)"}', run.began, time.time())
+    assert len(counters) > 100
+    back = [
+        (series.labels, earlier, later)
+        for series in counters
+        for (_, earlier), (_, later) in zip(series.values, series.values[1:], strict=False)
+        if later < earlier
+    ]
+    assert not back
+    (workers,) = run.prometheus.over("switchyard_workers", began, time.time())
+    assert min(workers.numbers) == 1
+    assert workers.numbers[-1] == 2
+    (flying,) = run.prometheus.over("switchyard_requests_in_flight", began, time.time())
+    assert max(flying.numbers) >= 16
+    for gauge in ("requests_in_flight", "holds", "journal_entries", "queue_depth"):
+        for sample in run.prometheus.now(f"switchyard_{gauge}"):
+            assert sample.value == 0, sample
