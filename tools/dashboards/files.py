@@ -42,13 +42,13 @@ def alerts_text() -> str:
         f"### {rule['alert']}\n\n"
         f"{rule['labels']['severity'].capitalize()}. {_plain(rule['annotations']['summary'])}\n\n"
         f"{_plain(rule['annotations']['description'])}\n\n"
-        f"中文:{_plain(rule['annotations']['summary_zh'])} {_plain(rule['annotations']['description_zh'])}\n\n"
+        f"中文：{_plain(rule['annotations']['summary_zh'])} {_plain(rule['annotations']['description_zh'])}\n\n"
         f"```text\n{rule['expr'].strip()}\nfor: {rule.get('for', '0m')}\n```\n\n"
         for rule in rules
     )
 
 
 def _plain(text: str) -> str:
-    """Labels in capitals in place of their values; what stands for the value of the expression is left out."""
-    text = re.sub(r"\{\{\s*\$labels\.(\w+)\s*\}\}", lambda found: found[1].upper(), text)
-    return re.sub(r"\{\{\s*\$value[^}]*\}\}", "X", text).strip()
+    """The names of labels, and the word value, in place of what Prometheus fills in."""
+    text = re.sub(r"\{\{\s*\$labels\.(\w+)\s*\}\}", r"*\1*", text)
+    return re.sub(r"\{\{\s*\$value[^}]*\}\}", "*value*", text).strip()

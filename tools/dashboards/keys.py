@@ -123,13 +123,14 @@ REFUSED = Row(
         Panel(
             "timeseries",
             "Overshoots and lost records",
-            "For each second: calls that used more than they had held, settlements that were lost, and lines that the"
-            " request log lost. The last two should stay at 0.",
+            "For each second: calls that used more than they had held, and what was lost of settlements, of the request"
+            " log and of traces. Lost settlements are money: they should stay at 0.",
             "none",
             (
                 Target(zero(Q.rate("quota_overshoots_total")), "overshoots"),
                 Target(zero(Q.rate("journal_lost_total")), "settlements lost"),
                 Target(zero(Q.rate("log_lines_dropped_total")), "log lines lost"),
+                Target(zero(Q.rate("telemetry_spans_lost_total")), "spans lost"),
             ),
             8,
             low=0,

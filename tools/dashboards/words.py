@@ -52,6 +52,7 @@ WORDS: Final[dict[str, str]] = {
     "overshoots": "超出预留",
     "settlements lost": "丢失的结算",
     "log lines lost": "丢失的日志行",
+    "spans lost": "丢失的跟踪数据",
     # states
     "up": "正常",
     "down": "停用",
@@ -283,9 +284,9 @@ WORDS: Final[dict[str, str]] = {
         "因服务商未报告而由路由器自行计数的结算占比。"
     ),
     "Overshoots and lost records": "超出预留与丢失的记录",
-    "For each second: calls that used more than they had held, settlements that were lost, and lines that the"
-    " request log lost. The last two should stay at 0.": (
-        "每秒：用量超过预留的调用、丢失的结算、请求日志丢失的行。后两项应始终为 0。"
+    "For each second: calls that used more than they had held, and what was lost of settlements, of the request"
+    " log and of traces. Lost settlements are money: they should stay at 0.": (
+        "每秒：用量超过预留的调用，以及丢失的结算、请求日志行和跟踪数据。丢失的结算是钱，应始终为 0。"
     ),
     "Holds": "预留数",
     "Calls that hold a part of a quota now. More than the calls in flight: some wait to be given back.": (
