@@ -31,6 +31,9 @@ class Gauges:
         )
         metrics = runtime.metrics
         metrics.count("log_lines_dropped_total", lambda: runtime.log.dropped)
+        metrics.count(
+            "telemetry_spans_lost_total", lambda: runtime.telemetry.lost if runtime.telemetry is not None else 0
+        )
         metrics.gauge("upstream_connections", lambda: runtime.http.open_sockets)
         metrics.gauge("config_reload_success", lambda: 0.0 if runtime.config_problem else 1.0)
         metrics.gauge("config_reload_timestamp_seconds", lambda: runtime.config_loaded_at)

@@ -419,6 +419,13 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "未能写入的请求日志行数。",
         "lines",
     ),
+    Family(
+        "telemetry_spans_lost_total",
+        "counter",
+        "Spans that the OpenTelemetry collector did not get.",
+        "未能送达 OpenTelemetry 采集端的 span 数。",
+        "spans",
+    ),
     Family("workers", "gauge", "Processes that serve.", "提供服务的进程数。", "processes"),
     Family(
         "build_info",

@@ -20,6 +20,7 @@ from router.otel import Sender, check, open_telemetry, wanted
 from tests.conftest import Serve
 from tests.otel.calls import ended
 from tests.otel.conftest import QUICK, config, post
+from tests.simulators.client import Client
 from tests.simulators.router import ROOT
 from tests.simulators.server import Simulator, free_port
 
@@ -327,11 +328,16 @@ def test_a_variable_that_makes_no_sense(
 def test_calls_of_a_router_whose_collector_is_away(
     serve: Serve, needs_extra: None, cloud: Simulator, local: Simulator
 ) -> None:
-    router = serve(config(cloud, local, otlp_endpoint=f"http://127.0.0.1:{free_port()}"), QUICK)
+    quick = {**QUICK, "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+    router = serve(config(cloud, local, otlp_endpoint=f"http://127.0.0.1:{free_port()}"), quick)
     body = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}]}
     for _ in range(20):
         assert post(router, "/v1/chat/completions", body)[0] == 200
     assert router.log_of("chat")["ms"] < 2000
+    deadline = time.monotonic() + 20
+    while b"\nswitchyard_telemetry_spans_lost_total 40" not in Client(router.port, "").request("GET", "/metrics").body:
+        assert time.monotonic() < deadline, "what was lost is not counted"
+        time.sleep(0.1)
     router.write_config(config(cloud, local, otlp_endpoint=HERE))
     router.process.send_signal(1)
     router.wait_line("telemetry has changed in the config file: that takes effect at the next start", router.err)
