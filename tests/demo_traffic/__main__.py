@@ -3,7 +3,7 @@
 Everything is real but the providers: OpenAI, Gemini, Doubao, Kimi, an OpenAI-compatible server and an Ollama with a GPU
 are simulated behind real sockets, so nothing leaves this machine and nothing costs money. Where the bundled demo model
 is installed, it answers too. Providers fail and fallbacks answer, limits are reached, clients leave, the GPU's queue
-fills up, a config is refused, the store stands still for a second. At the end the books of clients and providers are
+fills up, a config is refused, the store stands still for a moment. At the end the books of clients and providers are
 held against the ledger and the metrics.
 
 To look at the pages while it runs and afterwards:   make demo-traffic ARGS=--keep

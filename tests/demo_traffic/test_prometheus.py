@@ -5,7 +5,7 @@ rules is changed.
 
 During the run these alerts fire: a provider is down (`lab` is switched off), breakers are open (`openai` fails for a
 while), a budget is nearly spent (of the team `course`), a config was refused, fallbacks answer more often than usual.
-Others may, by how the run goes: too many errors, errors and slowness of the store (it stands still for a second), a
+Others may, by how the run goes: too many errors, errors and slowness of the store (it stands still for a moment), a
 long queue. Of those that cannot be true, none may fire.
 """
 
@@ -39,7 +39,7 @@ FIRE = {
     "SwitchyardProviderDown", "SwitchyardBreakerOpen", "SwitchyardBudgetNearlySpent", "SwitchyardConfigReloadFailed",
     "SwitchyardFallbacksAboveNormal",
 }  # fmt: skip
-SILENT = {"SwitchyardNoProviderUp", "SwitchyardRecordsLost", "SwitchyardLogLinesLost", "SwitchyardStoreDown"}
+SILENT = {"SwitchyardNoProviderUp", "SwitchyardRecordsLost", "SwitchyardLogLinesLost"}
 STATES = {
     "switchyard_circuit_open{provider='openai'}": (0, 1),
     "switchyard_config_reload_success": (0, 1),

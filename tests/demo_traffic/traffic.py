@@ -23,6 +23,8 @@ Dialect = Literal["openai", "ollama"]
 
 PACE: Final = 10.0
 """Calls a second in the background."""
+FROZEN: Final = 2.5
+"""Seconds for which the store stands still."""
 TOOLS: Final = [
     {
         "type": "function",
@@ -141,7 +143,7 @@ class Traffic:
             Act(0.44, "the GPU has more to do than fits into its queue", self.crowd),
             Act(0.56, "a config that is wrong: refused, the old one serves on", self.bad_config),
             Act(0.60, "answers that break off, never come, or tell no usage", self.broken),
-            Act(0.72, "the store stands still for a second", self.frozen),
+            Act(0.72, "the store stands still for a moment", self.frozen),
             Act(0.80, "a good config again, with a model more", self.good_config),
             Act(0.84, "the model that came with it", self.newcomer),
         ]
@@ -377,8 +379,9 @@ class Traffic:
 
     async def frozen(self) -> None:
         with self.house.store_frozen():
+            until = time.monotonic() + FROZEN
             await self.several(5, lambda _: self.chat("gpt-5-mini", kind="store stands still"), 0.1)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(max(0.0, until - time.monotonic()))
 
     async def bundled(self) -> None:
         for text in ("What is the capital of France?", "中国的首都是哪里？"):
