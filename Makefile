@@ -7,7 +7,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help serve test slow check format bench dashboards lock licences clean setup
+.PHONY: help serve demo-traffic test slow check format bench dashboards lock licences clean setup
 ARGS ?=
 JOBS ?= 3
 RUN := .venv/bin/python -m
@@ -19,7 +19,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 
 help: ## list what make can do
 	@echo "usage: make TARGET [ARGS=\"...\"]"
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do printf '  %-10s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do printf '  %-13s %s\n' "$$name" "$$what"; done
 
 setup:
 	@if [ -z "$(PYTHON)" ]; then \
@@ -30,6 +30,9 @@ setup:
 
 serve: setup ## set up if needed, then run the router
 	@exec .venv/bin/switchyard serve $(ARGS)
+
+demo-traffic: setup ## a minute of mixed traffic through simulated providers (ARGS="--keep --prometheus" to look at it)
+	@$(RUN) tests.demo_traffic $(ARGS)
 
 test: setup ## set up if needed, then run all tests
 	@$(RUN) pytest $(or $(ARGS),-n $(JOBS))
