@@ -15,6 +15,7 @@ part of one.
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import struct
@@ -25,6 +26,8 @@ from typing import Final, NamedTuple, Protocol
 SMALLEST: Final = 1 << 16
 """Bytes of a new file; it doubles when it is full."""
 KINDS: Final = ("counter", "gauge")
+
+_log = logging.getLogger("switchyard.metrics")
 
 _USED: Final = struct.Struct("=i")
 _ENTRY: Final = struct.Struct("=ii")
@@ -82,6 +85,7 @@ class File:
         self._used: int = _USED.unpack_from(self._bytes)[0]
         self.entries = list(_entries(self._bytes, self._doubles, _HEAD, self._used))
         self._known = {entry.key: entry for entry in self.entries}
+        self._nowhere = Memory()
 
     def entry(self, key: str, size: int) -> Entry:
         """The cells of a key; they are added, with zeros in them, when it is new."""
@@ -91,7 +95,13 @@ class File:
             head = (_ENTRY.pack(len(data), size) + data).ljust(_padded(len(data)), b"\0")
             whole = len(head) + 8 * size
             while self._used + whole > self._size:
-                os.ftruncate(self._handle, self._size * 2)
+                try:
+                    _extend(self._handle, self._size, self._size * 2)
+                except OSError as error:  # the disk is full: calls go on, this set of labels is not counted
+                    if not self._nowhere.entries:
+                        _log.warning("some metrics are not counted, their file cannot grow: %s", error.strerror)
+                    found = self._known[key] = self._nowhere.entry(key, size)
+                    return found
                 # Cells of the old mapping stay good: both show the same file.
                 self._map(self._size * 2)
             self._bytes[self._used : self._used + whole] = head + bytes(8 * size)
@@ -168,6 +178,15 @@ def _entries(data: mmap.mmap, doubles: memoryview[float], at: int, end: int) -> 
         at += _padded(length)
         yield Entry(key, doubles, at // 8)
         at += 8 * size
+
+
+def _extend(handle: int, old: int, new: int) -> None:
+    """With room on the disk, where the system can say so: a write into a mapped hole of a full disk kills the process.
+    Raises OSError."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, old, new - old)
+    else:
+        os.ftruncate(handle, new)
 
 
 def _padded(length: int) -> int:

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.metric_table import FAMILIES
 from router.metrics import Metrics
+from tests.router.test_metric_text import promtool
 from tests.simulators.client import CLIENTS, OPENAI, Client
 from tests.simulators.router import RouterProcess, providers
 from tests.simulators.server import Simulator
@@ -96,6 +97,10 @@ def test_every_metric_of_the_table_is_there(counted: Client) -> None:
         assert labels <= {frozenset(family.labels)}, family.name
 
 
+def test_promtool_finds_nothing(counted: Client) -> None:
+    assert promtool(counted.request("GET", "/metrics").body) == ""
+
+
 def test_the_text_is_well_formed(counted: Client) -> None:
     families = scrape(counted)
     found = values(families)
@@ -143,7 +148,7 @@ def test_what_is_counted(counted: Client) -> None:
 def test_unknown_names_make_no_series(counted: Client) -> None:
     dice = random.Random(7)
     alphabet = 'abcdefghijklmnopqrstuvwxyz0123456789:.-/你"\\{}\n'
-    for prefix in ("", "cloud/"):
+    for prefix in ("", "cloud/", "gpt-"):
         for stream in (True, False):
             counted.ask(OPENAI, f"{prefix}the first", stream=stream)
         before = series(scrape(counted))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -13,9 +14,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from router import metrics_files
 from router.metrics import Metrics
 from router.metrics_files import KINDS, SMALLEST
-from router.slots import Slot
+from router.slots import Slot, SlotDirectory
 from tests.simulators.router import ROOT
 
 
@@ -87,8 +89,9 @@ def test_a_gauge_is_read_anew_for_each_scrape_of_its_own_worker(tmp_path: Path) 
 _WORKER = """
 import sys
 from pathlib import Path
+from router import metrics_files
 from router.metrics import Metrics
-from router.slots import Slot
+from router.slots import Slot, SlotDirectory
 metrics = Metrics("1", Slot(0, 2, Path(sys.argv[1])))
 metrics.in_flight.inc()
 print("ready", flush=True)
@@ -104,12 +107,10 @@ for line in sys.stdin:
 
 
 def test_a_killed_worker_loses_nothing_and_its_successor_goes_on(tmp_path: Path) -> None:
-    from router.slots import SlotDirectory
-
     directory = SlotDirectory(tmp_path)
     other = Metrics("1", directory.slot(1, 2))
     count(other, 5)
-    for turn in range(1, 4):
+    for turn in range(1, 3):
         with subprocess.Popen(
             [sys.executable, "-c", _WORKER, str(directory.path)],
             cwd=ROOT,
@@ -161,3 +162,36 @@ async def test_a_scrape(tmp_path: Path) -> None:
     for metrics in (Metrics("1"), Metrics("1", Slot(0, 1, tmp_path))):
         count(metrics, 2)
         assert (await metrics.scrape()).count(b"\n") == metrics.render().count(b"\n")
+
+
+def test_a_router_that_is_started_again_counts_from_0(tmp_path: Path) -> None:
+    name = 'switchyard_upstream_attempts_total{outcome="ok",provider="cloud"}'
+    for left_behind in (False, True):
+        directory = SlotDirectory(tmp_path)
+        metrics = Metrics("1", directory.slot(0, 2))
+        assert name not in shown(metrics)
+        count(metrics, 3)
+        assert shown(metrics)[name] == 3
+        if left_behind:
+            os.close(directory._lock)  # as the kernel does when the parent is killed
+        else:
+            directory.close()
+    again = SlotDirectory(tmp_path)
+    assert list((tmp_path / "workers").iterdir()) == [again.path]
+    assert name not in shown(Metrics("1", again.slot(0, 2)))
+    again.close()
+
+
+def test_a_full_disk_costs_a_series_and_no_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    metrics = Metrics("1", Slot(0, 1, tmp_path))
+    count(metrics, 1)
+    monkeypatch.setattr(metrics_files, "_extend", full)
+    for number in range(2000):
+        count(metrics, 1, f"provider-{number}")
+    count(metrics, 1)
+    found = shown(metrics)
+    assert found['switchyard_upstream_attempts_total{outcome="ok",provider="cloud"}'] == 2
+    assert 'switchyard_upstream_attempts_total{outcome="ok",provider="provider-1999"}' not in found

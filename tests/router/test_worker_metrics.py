@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.router.test_metric_text import promtool
 from tests.router.test_serve import Connections, failed, until, workers_of
 from tests.simulators.client import OPENAI, Client
 from tests.simulators.router import RouterProcess, providers
@@ -90,16 +91,17 @@ def each(both: Connections) -> list[str]:
 class Scraper(threading.Thread):
     """Scrapes all the time: no counter may go back, whichever worker answers."""
 
-    def __init__(self, router: RouterProcess) -> None:
+    def __init__(self, router: RouterProcess, pause: float = 0.0) -> None:
         super().__init__()
         self.router = router
+        self.pause = pause
         self.over = threading.Event()
         self.back: list[str] = []
         self.scrapes = 0
 
     def run(self) -> None:
         last: dict[Any, float] = {}
-        while not self.over.is_set():
+        while not self.over.wait(self.pause):
             try:
                 now = samples(scrape(self.router))
             except OSError:
@@ -192,7 +194,7 @@ def test_a_worker_is_killed_under_load(shared: RouterProcess) -> None:
 
 
 def test_a_gauge_is_the_sum_and_a_killed_workers_part_goes(shared: RouterProcess) -> None:
-    with Connections(shared) as both:
+    with Scraper(shared, pause=0.05) as scraper, Connections(shared) as both:
         body = json.dumps(OPENAI.body("cloud/endless-slow@gauges", stream=True)).encode()
         for link in both.of.values():
             link.sendall(
@@ -207,7 +209,10 @@ def test_a_gauge_is_the_sum_and_a_killed_workers_part_goes(shared: RouterProcess
         assert total(scrape(shared), "switchyard_requests_in_flight") == 1
         until(lambda: len(told(shared)) == 2)
         assert total(scrape(shared), "switchyard_workers") == 2
+        assert promtool(scrape(shared).encode()) == ""
     until(lambda: total(scrape(shared), "switchyard_requests_in_flight") == 0)
+    assert scraper.scrapes > 10
+    assert scraper.back == []
 
 
 def test_a_replaced_worker_begins_with_the_config_in_force(pair: RouterProcess, config: Mapping[str, Any]) -> None:
