@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import urlencode
 
-SECONDS = 10.0
+SECONDS = 40.0
+"""Patience with a busy machine; nothing waits for it to pass."""
 
 
 @dataclass(frozen=True, slots=True)

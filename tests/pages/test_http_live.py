@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Serve
-from tests.pages.site import Site
+from tests.pages.site import SECONDS, Site
 from tests.simulators import router as routers
 from tests.simulators.router import RouterProcess
 from tests.simulators.server import Simulator
@@ -59,7 +59,7 @@ def office(module_serve: Serve, cloud: Simulator, local: Simulator) -> Office:
 
 
 def eventually(look: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + SECONDS
     while not look():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -138,7 +138,7 @@ def test_a_long_call_is_shown_when_it_begins_and_again_when_it_ends(office: Offi
     with office.site.watch() as tail:
         tail.until("state")
         began = time.time()
-        caller = http.client.HTTPConnection("127.0.0.1", office.router.port, timeout=10)
+        caller = http.client.HTTPConnection("127.0.0.1", office.router.port, timeout=SECONDS)
         caller.request("POST", "/v1/chat/completions", body, {"authorization": f"Bearer {office.router.key}"})
         call = str(caller.getresponse().headers["x-request-id"])
         first = tail.until("row", call)[-1].data
@@ -212,8 +212,8 @@ def test_a_restart_keeps_sessions_and_open_tails_do_not_hold_it_up(
         began = time.monotonic()
         first.process.terminate()
         assert tail.until("end")[-1].data == "draining"
-        assert first.wait(10) == 0
-    assert time.monotonic() - began < 5
+        assert first.wait(20) == 0
+    assert time.monotonic() - began < 15
     assert not re.search("Traceback|ERROR", "\n".join(first.err))
     assert office.router.admin_token not in "\n".join(first.err)
     with RouterProcess(tmp_path, config) as second:

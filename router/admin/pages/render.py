@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ AUTO: Final = "auto"
 THEMES: Final = (AUTO, "light", "dark")
 LANGUAGES: Final = (AUTO, "en", "zh")
 REFRESH_SECONDS: Final = 5
+TURN: Final = 0.001
+"""Seconds of rendering after which others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Renderer:
         environment.globals |= {"asset": assets.url, "version": version, "refresh_seconds": REFRESH_SECONDS}
         self._templates = {name: environment.get_template(name) for name in environment.list_templates(["html"])}
 
-    def render(
+    async def render(
         self,
         name: str,
         look: Look,
@@ -83,7 +86,7 @@ class Renderer:
         zone: str = "UTC",
         rate: float | None = None,
     ) -> bytes:
-        """zone: IANA name. rate: CNY for one USD."""
+        """zone: IANA name. rate: CNY for one USD. A long page is made piece by piece: calls go on meanwhile."""
         context = {
             "lang": look.lang,
             "lang_choice": look.lang_choice,
@@ -93,4 +96,11 @@ class Renderer:
             **_helpers(look.lang, zone, rate),
             **told,
         }
-        return self._templates[name].render(context).encode("utf-8", "replace")
+        parts: list[str] = []
+        turn = time.monotonic() + TURN
+        for part in self._templates[name].generate(context):
+            parts.append(part)
+            if time.monotonic() > turn:
+                await asyncio.sleep(0)
+                turn = time.monotonic() + TURN
+        return "".join(parts).encode("utf-8", "replace")

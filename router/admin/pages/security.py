@@ -93,3 +93,9 @@ def ours(headers: Headers) -> bool:
         return False
     scheme, mark, place = origin.partition("://")
     return bool(mark) and scheme in ("http", "https") and place.lower() == host.lower()
+
+
+def takes_gzip(headers: Headers) -> bool:
+    """Whether a browser takes answers packed by gzip (`gzip;q=0` says no)."""
+    told = header(headers, b"accept-encoding") or ""
+    return any(one.replace(" ", "").lower() in ("gzip", "gzip;q=1", "gzip;q=1.0") for one in told.split(","))
