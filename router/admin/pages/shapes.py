@@ -79,8 +79,8 @@ class Shapes:
         if count is None:
             return DASH
         for size, mark in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-            # 999,960 is 1M, not 1000k.
-            if count >= size * 0.99995 and count >= 10_000:
+            # 999,600 is 1M, not 1000k.
+            if count >= size * 0.9995 and count >= 10_000:
                 return f"{_three(count / size)}{mark}"
         return self.exact(count)
 

@@ -1,0 +1,342 @@
+"""The pages in a real browser, over a running router with simulated providers."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.conftest import Serve
+from tests.pages import browser as browsers
+from tests.pages.browser import PATIENCE, visit
+from tests.simulators import router as routers
+from tests.simulators.client import OPENAI, Client
+from tests.simulators.router import RouterProcess
+from tests.simulators.server import Simulator
+
+PRICES: Final = {
+    "prices": [
+        {
+            "provider": "cloud",
+            "currency": "usd",
+            "source": "https://example.com/prices",
+            "looked_at": "2026-11-22",
+            "models": {"*": {"input": 1000, "output": 2000}},
+        }
+    ]
+}
+"""7 tokens in and 3 out, as the simulator counts, cost 0.013 dollars."""
+USD_CNY: Final = 7
+SCRIPT: Final = "<img src=x onerror=window.struck=1>"
+MODEL: Final = f"<script>window.struck=1</script>{SCRIPT}"
+LONG: Final = "مفتاح-" + "very-long-name-" * 5 + "🤖"
+WORDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "en": {"lang": "en", "title": "Overview", "full": "At its limit", "down": "Down", "live": "Live", "pause": "Pause"},
+    "zh": {"lang": "zh-CN", "title": "总览", "full": "已达上限", "down": "不可用", "live": "实时", "pause": "暂停"},
+}
+
+
+@dataclass(frozen=True)
+class House:
+    router: RouterProcess
+    admin: Client
+    keys: Mapping[str, tuple[str, str]]
+    """Id and credential by name."""
+
+    def client(self, name: str) -> Client:
+        return Client(self.router.port, self.keys[name][1])
+
+    def usage(self, **query: str) -> Any:
+        """The ledger's sums of today."""
+        asked = "&".join(f"{name}={value}" for name, value in {"since": "today", **query}.items())
+        return self.admin.request("GET", f"/admin/api/usage?{asked}").json["total"]
+
+
+@pytest.fixture(scope="module")
+def house(module_serve: Serve, cloud: Simulator, local: Simulator, tmp_path_factory: pytest.TempPathFactory) -> House:
+    """A router after some calls: good ones, a fallback, a failed one, refused ones, and names nobody should trust."""
+    prices = tmp_path_factory.mktemp("prices") / "own.yaml"
+    prices.write_text(json.dumps(PRICES))
+    config = routers.providers(cloud.url, local.url)
+    config["models"]["failing"] = {"targets": ["cloud/500@pages"], "fallback": []}
+    router = module_serve(config | {"prices": {"file": str(prices), "usd_cny": USD_CNY}})
+    admin = Client(router.port, router.admin_token)
+    keys: dict[str, tuple[str, str]] = {}
+    for name, limits in (
+        ("used-up", {"max_requests": 2}),
+        ("holder", {"budget": {"day": "5usd"}, "rpm": 600}),
+        (SCRIPT, {"rpm": 100}),
+        (LONG, {}),
+    ):
+        made = admin.request("POST", "/admin/api/keys", {"name": name, "limits": limits})
+        assert made.status == 201, made
+        keys[name] = (made.json["id"], made.json["key"])
+    found = House(router, admin, keys)
+    said = []
+    for name, model in (
+        *(("used-up", "chat"),) * 3,
+        *(("holder", "chat"),) * 2,
+        (SCRIPT, f"cloud/{MODEL}"),
+        (LONG, f"cloud/{LONG}"),
+        ("holder", "down/nobody"),  # a fallback answers
+        ("holder", "failing"),
+    ):
+        said.append(found.client(name).ask(OPENAI, model, stream=True, max_tokens=10).status)
+    assert said == [200, 200, 429, 200, 200, 200, 200, 200, 502], said
+    deadline = time.monotonic() + 10
+    while found.usage()["calls"] < 8 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browsers.chromium() as opened:
+        yield opened
+
+
+def yuan(micro: int) -> str:
+    return f"¥{micro * USD_CNY / 1_000_000:.2f}"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_numbers_are_the_ledgers_in_each_language_and_theme(
+    house: House, browser: Browser, lang: str, theme: str
+) -> None:
+    words = WORDS[lang]
+    with visit(browser, house.router.url, lang=lang, theme=theme, axe_too=True) as seen:
+        page = seen.page
+        page.goto(f"{seen.url}/admin")
+        assert seen.violations() == []
+        seen.sign_in(house.router.admin_token)
+        expect(page.locator("#live")).to_have_text(words["live"])
+        assert page.get_attribute("html", "lang") == words["lang"]
+        assert words["title"] in page.title()
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(int(part) for part in re.findall(r"\d+", background)[:3]) < 200) is (theme == "dark"), background
+
+        ledger = house.usage()
+        seen.refresh()
+        assert seen.text("#stat-requests") == f"{ledger['calls']:,}"
+        assert seen.text("#stat-tokens-in") == str(ledger["tokens_in"])
+        assert seen.text("#stat-tokens-out") == str(ledger["tokens_out"])
+        assert seen.text("#stat-fallbacks") == str(ledger["fallbacks"])
+        assert seen.text("#stat-errors").rstrip("%") == f"{ledger['errors'] / ledger['calls'] * 100:.0f}"
+        assert seen.text("#stat-refused") == "1"
+        cost = seen.text("#stat-cost")
+        assert (
+            f"${ledger['cost_micro_usd'] / 1_000_000:.6f}" in cost
+            or f"${ledger['cost_micro_usd'] / 1_000_000:.4f}" in cost
+        )
+        assert yuan(ledger["cost_micro_usd"]) in cost, cost
+        columns = page.evaluate(
+            """() => ["#chart-requests", "#chart-tokens", "#chart-cost"].map((chart) => {
+              const cells = [...document.querySelectorAll(`${chart} tbody td`)];
+              return cells.reduce((sum, cell) => sum + Number(cell.dataset.v), 0);
+            })"""
+        )
+        assert columns[0] == ledger["calls"] + ledger["errors"]
+        assert columns[1] == ledger["tokens_in"] + ledger["tokens_out"]
+        factor = USD_CNY if lang == "zh" else 1
+        assert columns[2] == pytest.approx(ledger["cost_micro_usd"] * factor / 1_000_000)
+
+        assert words["full"] in seen.text(f'[data-key="{house.keys["used-up"][0]}"]')
+        assert page.locator(".plot canvas").count() == 3
+        for part in ("tail", "keys", "errors", "system"):
+            assert page.locator(f"#{part}").is_visible()
+        assert seen.violations() == []
+        assert seen.blame() == []
+
+
+def test_requests_appear_as_they_happen(house: House, browser: Browser) -> None:
+    with visit(browser, house.router.url) as seen:
+        page = seen.sign_in(house.router.admin_token)
+        expect(page.locator("#live")).to_have_text("Live")
+        assert house.client("holder").ask(OPENAI, "cloud/seen-at-once", stream=True, max_tokens=10).status == 200
+        row = page.locator("#tail-rows tr", has_text="seen-at-once")
+        expect(row).to_contain_text("200 OK", timeout=PATIENCE)
+        expect(row).to_contain_text("cloud")
+        expect(row).to_contain_text("$0.01")
+        assert page.locator("#tail-rows tr").first.text_content() == row.text_content()
+
+        # Paused, it waits; going on, it shows what came.
+        page.click("#pause")
+        assert house.client("holder").ask(OPENAI, "cloud/seen-later", stream=True, max_tokens=10).status == 200
+        expect(page.locator("#pause-note")).to_have_text("Paused: 1 new", timeout=PATIENCE)
+        seen.refresh()
+        assert page.locator("#tail-rows tr", has_text="seen-later").count() == 0
+        page.click("#pause")
+        expect(page.locator("#tail-rows tr", has_text="seen-later")).to_have_count(1)
+        assert seen.blame() == []
+
+
+def test_a_refresh_moves_nothing_and_keeps_what_the_reader_did(house: House, browser: Browser) -> None:
+    for _ in range(10):  # so many that the tail has to be scrolled
+        house.client("holder").ask(OPENAI, "chat", stream=False, max_tokens=10)
+    with visit(browser, house.router.url) as seen:
+        page = seen.sign_in(house.router.admin_token)
+        expect(page.locator("#live")).to_have_text("Live")
+        page.click("#chart-cost button[data-table]")
+        page.evaluate("document.querySelector('.tail .window').scrollTop = 40; scrollTo(0, 300)")
+        page.focus("#pause")
+        page.evaluate("window.canvas = document.querySelector('.plot canvas'); window.shifts = 0")
+        house.client("holder").ask(OPENAI, "chat", stream=False, max_tokens=10)
+        for _ in range(2):
+            seen.refresh()
+        kept = page.evaluate(
+            """() => ({
+              canvas: window.canvas === document.querySelector(".plot canvas") && window.canvas.isConnected,
+              open: document.querySelector("#chart-cost").hasAttribute("data-open"),
+              expanded: document.querySelector("#chart-cost button[data-table]").getAttribute("aria-expanded"),
+              scroll: [document.querySelector(".tail .window").scrollTop >= 40, scrollY],
+              focus: document.activeElement.id,
+              shifts: window.shifts,
+            })"""
+        )
+        assert kept == {
+            "canvas": True, "open": True, "expanded": "true", "scroll": [True, 300], "focus": "pause", "shifts": 0,
+        }  # fmt: skip
+        assert seen.blame() == []
+
+
+def test_names_of_others_are_inert_and_push_nothing_aside(house: House, browser: Browser) -> None:
+    with visit(browser, house.router.url) as seen:
+        page = seen.sign_in(house.router.admin_token)
+        assert SCRIPT[:30] in page.inner_text("#keys")
+        assert MODEL[:30] in page.inner_text("#tail-rows")
+        for width in (360, 1440, 3840):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            spilled = page.evaluate(
+                """() => [...document.querySelectorAll(".card, .stat, .provider, .line, .bar")].filter((one) => {
+                  const box = one.getBoundingClientRect();
+                  return box.right > innerWidth + 1 || box.left < 0 || box.height > 900;
+                }).map((one) => one.className + one.id)"""
+            )
+            assert [one for one in spilled if "rows" not in one] == [], width
+        assert page.evaluate("window.struck") is None
+        assert seen.blame() == []
+
+
+def test_a_key_holder_sees_only_its_own(house: House, browser: Browser) -> None:
+    with visit(browser, house.router.url, axe_too=True) as seen:
+        page = seen.sign_in(house.keys["holder"][1])
+        expect(page.locator("#live")).to_have_text("Live")
+        seen.refresh()
+        own = house.usage(key=house.keys["holder"][0])
+        assert seen.text("#stat-requests") == str(own["calls"])
+        assert seen.text("#stat-tokens-in") == str(own["tokens_in"])
+        whole = page.content()
+        for secret in ("used-up", "struck", LONG[:20], "127.0.0.1", "providers-title", "config_digest"):
+            assert secret not in page.inner_text("body"), secret
+            assert secret not in whole or secret == "127.0.0.1", secret
+        assert "Budget, day" in seen.text("#keys")
+        # Others' calls do not come by the stream either.
+        house.client(SCRIPT).ask(OPENAI, "cloud/not-yours", stream=True, max_tokens=10)
+        house.client("holder").ask(OPENAI, "cloud/yours", stream=True, max_tokens=10)
+        expect(page.locator("#tail-rows tr", has_text="yours")).to_have_count(1, timeout=PATIENCE)
+        assert "not-yours" not in page.inner_text("body")
+        assert seen.violations() == []
+        assert seen.blame() == []
+
+
+def test_everything_is_reached_by_keyboard(house: House, browser: Browser) -> None:
+    with visit(browser, house.router.url) as seen:
+        page = seen.page
+        page.goto(f"{seen.url}/admin")
+        page.keyboard.type(house.router.admin_token)  # the field has the focus
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#stat-requests")
+        reached = []
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            at = page.evaluate(
+                """() => { const e = document.activeElement; const s = getComputedStyle(e);
+                  return [e.id || e.name || e.className || e.tagName, e.value ?? "", s.outlineStyle !== "none"]; }"""
+            )
+            if at[0] == "BODY":
+                break
+            reached.append(at)
+        names = [name for name, _, _ in reached]
+        assert names[0] == "skip"
+        assert [value for name, value, _ in reached if name in ("lang", "theme")] == [
+            "en",
+            "zh",
+            "auto",
+            "light",
+            "dark",
+        ]
+        assert {"window", "pause"} <= set(names)
+        assert all(outlined for *_, outlined in reached), reached
+
+        page.keyboard.press("Home")
+        page.focus(".skip")
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "overview"
+        page.focus("#chart-requests button[data-table]")
+        page.keyboard.press("Enter")
+        expect(page.locator("#chart-requests table")).to_be_visible()
+        page.focus('button[name="theme"][value="dark"]')
+        before = page.evaluate("document.querySelector('#plot-cost canvas').toDataURL()")
+        page.keyboard.press("Space")
+        expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+        page.wait_for_function(
+            "(before) => document.querySelector('#plot-cost canvas').toDataURL() !== before", arg=before
+        )
+        page.focus('button[name="lang"][value="zh"]')
+        page.keyboard.press("Enter")
+        expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
+        expect(page.locator("html")).to_have_attribute("data-theme", "dark")  # the choice was kept
+        page.locator('form[action="/admin/sign-out"] button').focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#secret")).to_be_visible()
+        assert seen.blame() == []
+
+
+def test_without_scripts_it_is_a_plain_page(house: House, browser: Browser) -> None:
+    with visit(browser, house.router.url, lang="zh", java_script_enabled=False) as seen:
+        page = seen.sign_in(house.router.admin_token)
+        assert page.locator("#chart-requests table").is_visible()
+        assert not page.locator("#chart-requests .canvas").is_visible()
+        assert not page.locator("#pause").is_visible()
+        assert not page.locator("#live").is_visible()
+        assert page.locator("noscript").count() == 1
+        page.click('button[name="theme"][value="dark"]')
+        assert page.get_attribute("html", "data-theme") == "dark"
+        page.click('button[name="lang"][value="en"]')
+        assert page.get_attribute("html", "lang") == "en"
+
+
+def test_a_wrong_secret_is_refused_in_words(house: House, browser: Browser) -> None:
+    with visit(browser, house.router.url, lang="zh", axe_too=True) as seen:
+        page = seen.page
+        page.goto(f"{seen.url}/admin")
+        page.fill("#secret", "sk-wrong")
+        page.press("#secret", "Enter")
+        expect(page.locator("#problem")).to_contain_text("令牌或密钥不正确")
+        assert "sk-wrong" not in page.content()
+        assert seen.violations() == []
+        assert [line for line in seen.blame() if "status of 401" not in line] == []
+
+
+def test_it_says_when_it_is_stale_and_finds_the_router_again(
+    serve: Serve, browser: Browser, cloud: Simulator, local: Simulator
+) -> None:
+    router = serve(routers.providers(cloud.url, local.url))
+    with visit(browser, router.url) as seen:
+        page = seen.sign_in(router.admin_token)
+        expect(page.locator("#live")).to_have_text("Live")
+        router.stop()
+        expect(page.locator("#live")).to_have_text(re.compile(r"No news since \d\d:\d\d:\d\d"), timeout=PATIENCE)
+        router.code = None
+        router.start()
+        expect(page.locator("#live")).to_have_text("Live", timeout=2 * PATIENCE)
+        Client(router.port, router.admin_token).request("GET", "/admin/api/keys")
+        assert page.evaluate("window.reports") == []
