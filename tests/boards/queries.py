@@ -17,38 +17,14 @@ ROOT: Final = Path(__file__).resolve().parent.parent.parent
 BOARDS: Final = ROOT / "config/grafana/dashboards"
 RULES: Final = ROOT / "config/prometheus"
 
-NEEDS: Final[Mapping[str, str]] = {
-    "switchyard_cost_total": "a call that has a price was settled",
-    "switchyard_tokens_total": "a call was settled",
-    "switchyard_ttft_seconds_bucket": "a stream was answered",
-    "switchyard_time_per_output_token_seconds_bucket": "a stream of two tokens or more ended well",
-    "switchyard_usd_cny": "prices.usd_cny is set",
-    "switchyard_fallbacks_total": "a fallback has answered",
-    "switchyard_quota_rejections_total": "a limit has refused a call",
-    "switchyard_client_disconnects_total": "a client has left before the end",
-    "switchyard_provider_down": "a provider is down",
-    "switchyard_queue_depth": "a provider has max_concurrency",
-    "switchyard_queue_wait_seconds_bucket": "a provider with max_concurrency was called",
-    "switchyard_ollama_loaded_models": "a local Ollama is there",
-    "switchyard_ollama_vram_bytes": "a local Ollama has loaded a model",
-    "switchyard_team_limit": "a team has a limit",
-    "switchyard_team_limit_spent": "a team has a limit",
-    "switchyard_team_limit_held": "a team has a limit",
-    "job_limit_scope:switchyard_quota_rejections:rate10m": "a limit has refused a call",
-    "job_team_limit_unit:switchyard_team_limit_used:ratio": "a team has a limit",
-    "job_provider:switchyard_queue_wait_seconds:p95_rate10m": "a provider with max_concurrency was called",
-}
-"""What must have happened for a metric to be there; the others are there after any call."""
-
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """`expr` is plain PromQL. `only_when`: what must have happened for it to return anything; empty: any call."""
+    """`expr` is plain PromQL."""
 
     board: str
     panel: str
     expr: str
-    only_when: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +69,7 @@ def board_queries(rate: str = "1m", span: str = "1h", suffix: str = "") -> list[
                 metric, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]).groups()  # type: ignore[union-attr]  # a test checks the form
                 asked.append((f"variable {variable['name']}", f"group by ({label}) ({metric})"))
         for panel, expr in asked:
-            plain = substituted(expr, rate, span)
-            found.append(Query(uid, panel, plain, needs(plain)))
+            found.append(Query(uid, panel, substituted(expr, rate, span)))
     return found
 
 
@@ -119,14 +94,12 @@ def json_queries() -> list[JsonQuery]:
 def rule_queries() -> list[Query]:
     """Of recording rules the expression; of alerts what they compare, without the comparison, so that it returns data
     while nothing is wrong. `board` is the file, `panel` the name of the rule."""
-    found = []
-    for file in ("recording.yml", "alerts.yml"):
-        for rule in rules(file):
-            name = rule.get("record") or rule["alert"]
-            for expr in compared(promql_parser.parse(rule["expr"])):
-                empty = "no target has the job" if expr.startswith("absent(") else needs(expr)
-                found.append(Query(file, name, expr, empty))
-    return found
+    return [
+        Query(file, rule.get("record") or rule["alert"], expr)
+        for file in ("recording.yml", "alerts.yml")
+        for rule in rules(file)
+        for expr in compared(promql_parser.parse(rule["expr"]))
+    ]
 
 
 def rules(file: str) -> list[dict[str, Any]]:
@@ -153,13 +126,6 @@ def compared(expr: Any) -> Iterator[str]:
         yield from compared(expr.lhs)
     else:
         yield str(expr)
-
-
-def needs(expr: str) -> str:
-    """What must have happened for the expression to return anything: by its metrics, unless it falls back to others."""
-    if expr.endswith("or vector(0)"):
-        return ""
-    return "; ".join(dict.fromkeys(NEEDS[name] for name in sorted(metrics(expr)) if name in NEEDS))
 
 
 def metrics(expr: str) -> set[str]:
