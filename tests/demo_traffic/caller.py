@@ -11,7 +11,8 @@ from typing import Any, Final, Literal
 SECONDS: Final = 60.0
 """The longest that a client waits."""
 Leave = Literal["", "early", "amid"]
-"""When a client leaves: not at all, once its provider works and nothing was answered yet, or in the middle."""
+"""When a client leaves: not at all, once its provider works and nothing was answered yet, or in the middle. One that is
+refused stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +84,25 @@ async def _exchange(port: int, ask: Ask, seen: Seen, working: Callable[[int], bo
             head += f"Authorization: Bearer {ask.credential}\r\n"
         writer.write(f"{head}Content-Length: {len(ask.body)}\r\n\r\n".encode() + ask.body)
         await writer.drain()
-        if ask.leave == "early":
-            while not working(ask.number):  # noqa: ASYNC110 - the providers have threads of their own
-                await asyncio.sleep(0.01)
-            seen.left = True
-            return
-        lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip().split("\r\n")
+        top = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n"))
+        while ask.leave == "early" and not top.done():
+            if working(ask.number):
+                top.cancel()
+                seen.left = True
+                return
+            await asyncio.wait([top], timeout=0.01)
+        lines = (await top).decode("latin-1").rstrip().split("\r\n")
         seen.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
         seen.request_id = seen.headers.get("x-request-id")
         seen.provider = seen.headers.get("x-switchyard-provider")
         seen.model = seen.headers.get("x-switchyard-model")
         seen.fallback = seen.headers.get("x-switchyard-fallback")
-        if ask.leave == "amid":
+        status = int(lines[0].split()[1])
+        if ask.leave == "amid" and status == 200:
             await reader.readexactly(600)
             seen.left = True
             return
-        seen.status = int(lines[0].split()[1])
+        seen.status = status
         if seen.headers.get("transfer-encoding") != "chunked":
             body = await reader.readexactly(int(seen.headers.get("content-length", 0)))
         else:

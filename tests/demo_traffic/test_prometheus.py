@@ -19,11 +19,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
+import promql_parser
 import pytest
 
-from tests.demo_traffic import prometheus, queries
+from tests.boards.queries import board_queries, json_queries, rule_queries, rules, selectors
+from tests.demo_traffic import prometheus
 from tests.demo_traffic.__main__ import at_rest
 from tests.demo_traffic.caller import Seen
 from tests.demo_traffic.house import House, opened, until
@@ -68,15 +69,9 @@ class Run:
     clients: Sums
     ledger: Sums
 
-    def numbers(self, query: str, *, instant: bool = False) -> list[float]:
-        """All that a query gives: at the end, or at any time of the run. NaN is nothing."""
-        if instant:
-            found = [sample.value for sample in self.prometheus.now(query, self.ended)]
-        else:
-            found = [
-                value for series in self.prometheus.over(query, self.began, self.ended) for value in series.numbers
-            ]
-        return [value for value in found if not math.isnan(value)]
+    def numbers(self, query: str) -> list[float]:
+        """All that a query gives, each second of the run. NaN is nothing."""
+        return [value for series in self.prometheus.over(query, self.began, self.ended) for value in series.numbers]
 
 
 @pytest.fixture(
@@ -131,40 +126,42 @@ def test_all_that_was_planned_happened(run: Run) -> None:
     assert not run.house.demo or any(one.provider == "demo" for one in seen)
 
 
-@pytest.mark.parametrize("board", [pytest.param(path, id=path.stem) for path in queries.boards()])
-def test_every_query_of_a_board_has_data(run: Run, board: Path) -> None:
-    asked = list(queries.of_board(board, interval="5s", span=f"{math.ceil(run.ended - run.began)}s"))
-    assert asked
-    empty = [query for query in asked if not run.numbers(query.text, instant=query.instant)]
+@pytest.mark.parametrize("suffix", [pytest.param("", id="english"), pytest.param("-zh", id="chinese")])
+def test_every_query_of_a_board_has_data(run: Run, suffix: str) -> None:
+    asked = board_queries("5s", f"{math.ceil(run.ended - run.began)}s", suffix)
+    assert {query.board for query in asked} == {
+        f"switchyard-{name}{suffix}" for name in ("keys", "overview", "providers")
+    }
+    # What a panel shows where nothing has happened yet is no answer.
+    empty = [query for query in asked if not run.numbers(query.expr.removesuffix(" or vector(0)"))]
     assert not empty
-    for choice in queries.choices(board):
-        found = {sample.labels.get(choice.label, "") for sample in run.prometheus.now(choice.series)}
-        assert found - {""}, choice
-    for table in queries.tables(board):
-        rows = run.house.told("GET", table.path)[table.rows]
-        assert rows, table
-        assert all(set(table.columns) <= set(row) for row in rows), table
+
+
+def test_every_table_of_a_board_has_rows(run: Run) -> None:
+    asked = json_queries()
+    assert asked
+    for query in asked:
+        rows = run.house.told("GET", query.url)[query.root]
+        assert rows, query
+        assert all(set(query.columns) <= set(row) for row in rows), query
 
 
 def test_every_rule_has_data(run: Run) -> None:
-    rules = queries.rules()
-    assert [rule for rule in rules if rule.record]
-    assert [rule for rule in rules if rule.alert]
-    unrecorded = [rule.record for rule in rules if rule.record and not run.numbers(rule.record)]
-    assert not unrecorded
-    # An alert has data when it is true. What it looks at is there in any case.
-    blind = [
-        (rule.alert, selector)
-        for rule in rules
-        if rule.alert
-        for selector in rule.selectors
-        if not run.prometheus.over(selector, run.began, run.ended)
-    ]
-    assert not blind
+    recorded = [rule["record"] for rule in rules("recording.yml")]
+    assert recorded
+    assert not [name for name in recorded if not run.numbers(name)]
+    # What is compared, and below it each series that is looked at. Only `absent` has nothing to say while all is well.
+    asked = [query for query in rule_queries() if not query.expr.startswith("absent(")]
+    assert not [query for query in asked if not run.numbers(query.expr)]
+    looked_at = {
+        f"{found.name}{found.matchers}"
+        for rule in rules("alerts.yml")
+        for found in selectors(promql_parser.parse(rule["expr"]))
+    }
+    assert not [series for series in looked_at if not run.numbers(series)]
     groups = run.prometheus.ask("rules")["groups"]
-    sick = [rule["name"] for group in groups for rule in group["rules"] if rule["health"] != "ok"]
-    assert not sick
-    assert sum(len(group["rules"]) for group in groups) == len(rules)
+    assert not [rule["name"] for group in groups for rule in group["rules"] if rule["health"] != "ok"]
+    assert sum(len(group["rules"]) for group in groups) == len(recorded) + len(rules("alerts.yml"))
 
 
 def test_alerts_fire_where_they_should(run: Run) -> None:
