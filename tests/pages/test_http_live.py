@@ -107,7 +107,7 @@ def test_the_holder_of_a_key_sees_his_own_and_nothing_else(office: Office) -> No
             "error_in_200",
         ):
             assert text not in page
-    assert "secret-other-key" in chief.get("/admin").text
+    eventually(lambda: "secret-other-key" in chief.get("/admin").text)
 
 
 def test_the_tail_brings_a_call_at_once_and_only_to_who_may_see_it(office: Office) -> None:

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from router.admin.pages import texts
 from router.admin.pages.assets import Assets
 from router.admin.pages.security import PREFERENCES, cookies
+from router.admin.pages.sessions import Viewer
 from router.http import Headers, header
+from router.overview_rows import RequestRow
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 AUTO: Final = "auto"
 THEMES: Final = (AUTO, "light", "dark")
 LANGUAGES: Final = (AUTO, "en", "zh")
 REFRESH_SECONDS: Final = 5
+MOST_ROWS: Final = 1000
+"""Rows that are kept as they were made: some hundred kilobytes."""
 TURN: Final = 0.001
 """Seconds of rendering after which others have their turn."""
 
@@ -74,6 +80,7 @@ class Renderer:
             cache_size=-1,
         )
         environment.globals |= {"asset": assets.url, "version": version, "refresh_seconds": REFRESH_SECONDS}
+        self._rows: OrderedDict[tuple[object, ...], Markup] = OrderedDict()
         self._templates = {name: environment.get_template(name) for name in environment.list_templates(["html"])}
 
     async def render(
@@ -82,7 +89,7 @@ class Renderer:
         look: Look,
         told: Mapping[str, object],
         *,
-        viewer: object = None,
+        viewer: Viewer | None = None,
         zone: str = "UTC",
         rate: float | None = None,
     ) -> bytes:
@@ -93,6 +100,7 @@ class Renderer:
             "theme": look.theme,
             "now": self._clock(),
             "viewer": viewer,
+            "row_html": None if viewer is None else partial(self.row, look=look, viewer=viewer, zone=zone, rate=rate),
             **_helpers(look.lang, zone, rate),
             **told,
         }
@@ -104,3 +112,15 @@ class Renderer:
                 await asyncio.sleep(0)
                 turn = time.monotonic() + TURN
         return "".join(parts).encode("utf-8", "replace")
+
+    def row(self, row: RequestRow, *, look: Look, viewer: Viewer, zone: str, rate: float | None) -> Markup:
+        """A row of the live requests. What was made is kept: most of a page's rows stood in the one before."""
+        name = (row, look.lang, viewer.admin, zone, rate)
+        made = self._rows.get(name)
+        if made is None:
+            told = {"row": row, "viewer": viewer, **_helpers(look.lang, zone, rate)}
+            made = Markup(self._templates["request_row.html"].render(told))  # noqa: S704 - autoescaped
+            self._rows[name] = made
+            if len(self._rows) > MOST_ROWS:
+                self._rows.popitem(last=False)
+        return made

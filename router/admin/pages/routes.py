@@ -284,11 +284,8 @@ class Pages:
                 news += _state(stale)
             zone = await self._zone(viewer) if rows else ""
             for row in rows[-MOST_ROWS:]:
-                told = {"row": row}
-                html = await self._renderer.render(
-                    "request_row.html", asked.look, told, viewer=viewer, zone=zone, rate=self._rate()
-                )
-                news += _event("row", html.decode())
+                html = self._renderer.row(row, look=asked.look, viewer=viewer, zone=zone, rate=self._rate())
+                news += _event("row", html)
             if not news and now - spoke >= HEARTBEAT:
                 news = b": \n\n"
             if news:
