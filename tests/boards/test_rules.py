@@ -112,6 +112,17 @@ def test_an_alert_has_a_test_that_fires_and_one_that_does_not(name: str) -> None
     assert set(expected) == {True, False}
 
 
+def test_unit_tests_evaluate_what_is_recorded_before_the_alerts() -> None:
+    """Without an order promtool takes any."""
+    names = [
+        group["name"]
+        for file in ("recording.yml", "alerts.yml")
+        for group in yaml.safe_load((RULES / file).read_text("utf-8"))["groups"]
+    ]
+    for file in TESTS:
+        assert yaml.safe_load(file.read_text("utf-8"))["group_eval_order"] == names, file.name
+
+
 def test_every_unit_test_is_of_an_alert_that_exists() -> None:
     for case in cases():
         assert case["name"].partition(":")[0] in ALERTS
