@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from router.store import Store, open_store
 from tests.parallel import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401 - hooks of pytest
 from tests.simulators import router as routers
 from tests.simulators import scripts
@@ -73,6 +75,14 @@ def router(tmp_path_factory: pytest.TempPathFactory, cloud: Simulator, local: Si
 @pytest.fixture(scope="session")
 def client(router: RouterProcess) -> Client:
     return Client(router.port, router.key)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """An embedded store in the test's own folder."""
+    opened = await open_store("embedded", tmp_path)
+    yield opened
+    await opened.close()
 
 
 _numbers = count(1)

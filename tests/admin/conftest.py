@@ -14,7 +14,7 @@ import uvicorn
 
 from router.admin import admin_app
 from router.keys import Keys, open_keys
-from router.store import Store, open_store
+from router.store import Store
 
 TOKEN = "an-admin-token-for-tests"
 
@@ -31,13 +31,6 @@ class Answer:
 
 
 Ask = Callable[..., Awaitable[Answer]]
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await open_store("embedded", tmp_path)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

@@ -9,14 +9,7 @@ import pytest
 
 from router.keys import Keys, open_keys
 from router.ledger import Ledger
-from router.store import Store, open_store
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await open_store("embedded", tmp_path)
-    yield opened
-    await opened.close()
+from router.store import Store
 
 
 @pytest.fixture

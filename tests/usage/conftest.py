@@ -35,7 +35,7 @@ from router.records import (
     place_name,
     team_name,
 )
-from router.store import Store, open_store
+from router.store import Store
 from router.usage import Team, UsageReader, day_name, hour_name, team_of_record
 
 TOKEN = "an-admin-token-for-tests"
@@ -81,13 +81,6 @@ class Ledger:
 async def teams_of(reader: UsageReader) -> list[Team]:
     """All teams, by name."""
     return [team_of_record(record) for record in await Cabinet(reader.store).teams()]
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await open_store("embedded", tmp_path)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture
