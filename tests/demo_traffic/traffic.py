@@ -127,6 +127,16 @@ class Traffic:
             await asyncio.sleep(self._dice.expovariate(self._pace))
         await asyncio.gather(*running)
 
+    async def burst(self, calls: int, at_once: int = 16) -> None:
+        """So many calls of the even mix, as fast as they are answered."""
+        left = iter(range(calls))
+
+        async def caller() -> None:
+            for _ in left:
+                await self._one()
+
+        await asyncio.gather(*(caller() for _ in range(at_once)))
+
     async def _one(self) -> None:
         (make,) = self._dice.choices([make for _, make in self._mix], [weight for weight, _ in self._mix])
         await make()
