@@ -305,20 +305,20 @@ def test_the_latest_names(module_serve: Serve, collector: Collector, cloud: Simu
 
 
 def test_workers_tell_themselves_apart(
-    module_serve: Serve, collector: Collector, cloud: Simulator, local: Simulator, fresh: Fresh
+    module_serve: Serve, collector: Collector, cloud: Simulator, local: Simulator
 ) -> None:
     telemetry = {"otlp_endpoint": collector.url, "service_name": "pair"}
     router = module_serve({**config(cloud, local, **telemetry), "server": {"workers": 2}}, QUICK)
     traces: list[str] = []
 
     def ask(trace: str) -> int:
-        return post(router, CHAT, chat(f"cloud/{fresh('slow')}", stream=True), [parent(trace)])[0]
+        return post(router, CHAT, chat("chat"), [parent(trace)])[0]
 
     def instances() -> set[str]:
         return {span.resource["service.instance.id"] for span in collector.spans if span.trace in traces}
 
     with ThreadPoolExecutor(8) as pool:
-        while len(instances()) < 2 and len(traces) < 80:  # which worker takes a call is the kernel's choice
+        while len(instances()) < 2 and len(traces) < 800:  # which worker takes a call is the kernel's choice
             more = [new_trace() for _ in range(8)]
             traces += more
             assert set(pool.map(ask, more)) == {200}

@@ -274,7 +274,7 @@ async def test_a_slow_collector_costs_spans_and_nothing_else(
     for call in calls:
         sender.ended(call)
     assert time.monotonic() - began < 2
-    assert 600 - 64 - 32 <= sender.dropped < 600
+    assert 300 < sender.dropped <= 600 - 64
     began = time.monotonic()
     await sender.close()
     assert time.monotonic() - began < otel.FLUSH_SECONDS + 1
