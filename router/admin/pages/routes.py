@@ -175,13 +175,14 @@ class Pages:
 
     async def _overview(self, asked: Asked, viewer: Viewer, whole: str, own: str) -> None:
         states = await self._sights.states()
+        away = states.router.store is not None
         told: dict[str, object]
         if viewer.admin or viewer.key is None:
-            board, stale = await self._sights.board()
+            board, stale = await self._sights.board(away=away)
             zone = _zone(board)
             told = {"board": board, "providers": states.providers, "gpu": states.gpu, "router": states.router}
         else:
-            mine, stale = await self._sights.own(viewer.key)
+            mine, stale = await self._sights.own(viewer.key, away=away)
             zone = _zone(mine)
             told = {"own": mine, "router": states.for_holders}
         template = whole if viewer.admin else own

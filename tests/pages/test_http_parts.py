@@ -1,0 +1,254 @@
+"""Parts of the pages' server by themselves: the tail's fan-out, the states, files, and who speaks HTTPS."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from providers.errors import Overloaded, StoreUnavailable
+from router.admin.pages import live
+from router.admin.pages.assets import Assets
+from router.admin.pages.live import Tail, Watch
+from router.admin.pages.overview_page import Facts, Sights
+from router.admin.pages.security import ours, session_of, takes_gzip
+from router.networks import client_scheme
+from router.overview import Overviews
+from router.overview_rows import RequestRow, request_row
+
+PROXIES = ("10.0.0.0/8",)
+
+
+def row(name: str, key: str = "k1", **more: Any) -> RequestRow:
+    found = request_row({"id": name, "time": time.time(), "key": key, **more}, "team", {})
+    assert found.status == more.get("status")
+    return found
+
+
+class Store:
+    """What the tail reads from: rows since a moment."""
+
+    def __init__(self) -> None:
+        self.rows: list[RequestRow] = []
+        self.reads = 0
+        self.fails: Exception | None = None
+
+    async def __call__(self, since: float) -> Sequence[RequestRow]:
+        self.reads += 1
+        if self.fails is not None:
+            raise self.fails
+        return list(self.rows)
+
+
+async def heard(watch: Watch, names: Sequence[str]) -> list[RequestRow]:
+    """All rows until those have come."""
+    found: list[RequestRow] = []
+    async with asyncio.timeout(10):
+        while not set(names) <= {one.id for one in found}:
+            found += await watch.next(0.05)
+    return found
+
+
+async def test_one_reading_serves_all_who_watch_and_nobody_reads_for_nobody() -> None:
+    store = Store()
+    tail = Tail(store, pace=0.005)
+    store.rows = [row("a"), row("b", "k2")]
+    with tail.watch(None) as everything, tail.watch("k1") as one, tail.watch("k3") as none:
+        assert [found.id for found in await heard(everything, ["a", "b"])] == ["a", "b"]
+        assert [found.id for found in await heard(one, ["a"])] == ["a"]
+        # Once only, until there is something new of it.
+        store.rows = [row("b", "k2"), msgspec.structs.replace(store.rows[0], status=200)]
+        again = await heard(everything, ["a"])
+        assert [found.status for found in again if found.id == "a"] == [200]
+        assert await none.next(0.01) == []
+        with tail.watch(None) as later:  # he is told what came in the last seconds
+            assert {found.id for found in await heard(later, ["a", "b"])} == {"a", "b"}
+    reads = store.reads
+    await asyncio.sleep(0.05)
+    assert store.reads == reads
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "live requests"]
+
+
+async def test_who_takes_nothing_is_cut_off_and_holds_nobody_up() -> None:
+    store = Store()
+    tail = Tail(store, pace=0.001)
+    with tail.watch(None) as slow, tail.watch(None) as quick:
+        for number in range(live.MOST_WAITING + 3):
+            store.rows = [row(str(number))]
+            await heard(quick, [str(number)])
+        assert slow.behind
+        assert not quick.behind
+        assert len(await slow.next(0)) == live.MOST_WAITING
+
+
+async def test_a_tail_outlives_the_stores_absence_and_a_bug() -> None:
+    store = Store()
+    tail = Tail(store, pace=0.001)
+    with tail.watch(None) as watch:
+        for trouble, stale in ((StoreUnavailable("away"), True), (None, False), (RuntimeError("a bug"), False)):
+            store.fails = trouble
+            async with asyncio.timeout(10):
+                reads = store.reads
+                while watch.stale != stale or store.reads < reads + 3:
+                    await watch.next(0.01)
+        store.fails, store.rows = None, [row("after")]
+        await heard(watch, ["after"])
+
+
+async def test_so_many_may_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "MOST_VIEWERS", 1)
+    tail = Tail(Store())
+    with tail.watch(None), pytest.raises(Overloaded), tail.watch(None):
+        pass
+    with tail.watch(None):
+        pass
+
+
+# --- states
+
+
+def sights(told: Mapping[str, Any], gauges: Mapping[str, Mapping[tuple[str, ...], float]]) -> Sights:
+    whole = {
+        "status": "ready",
+        "store": "ok",
+        "store_warnings": ["no append-only file"],
+        "config": "ok",
+        "workers": {"0": {"pid": 11, "config": "aa"}, "1": {"pid": 12, "config": "aa"}},
+        "local_models": {},
+        "providers": {},
+        "unhealthy": {},
+        **told,
+    }
+
+    async def describe() -> tuple[bool, Mapping[str, Any]]:
+        return True, whole
+
+    facts = Facts("switchyard.yaml", "aa", 5.0, None, frozenset({"gpu"}))
+    return Sights(cast("Overviews", None), describe, lambda name: gauges.get(name, {}), lambda: facts)
+
+
+async def test_states_of_providers() -> None:
+    found = await sights(
+        {
+            "providers": {"fine": "on", "gone": "on", "tired": "on", "none": "no key: OPENAI_API_KEY", "gpu": "on"},
+            "unhealthy": {"tired/some/model": "503 twice"},
+        },
+        {
+            "provider_up": {("fine",): 1, ("gone",): 0, ("tired",): 1, ("gpu",): 1},
+            "provider_down": {("gone", "unreachable"): 1, ("gone", "auth"): 0, ("fine", "timeout"): 0},
+            "circuit_open": {("tired",): 2},
+            "queue_depth": {("gpu",): 3, ("fine",): 9},
+            "ollama_vram_bytes": {("gpu", "b"): 2.0, ("gpu", "a"): 3.0},
+            "requests_in_flight": {(): 4},
+            "journal_entries": {(): 6},
+        },
+    ).states()
+    shown = [(one.name, one.state, one.reason, one.open_models, one.queue, one.local) for one in found.providers]
+    assert shown == [
+        ("fine", "up", None, 0, 9, False),
+        ("gone", "down", "unreachable", 0, 0, False),
+        ("tired", "degraded", None, 2, 0, False),
+        ("none", "off", "no key: OPENAI_API_KEY", 0, 0, False),
+        ("gpu", "up", None, 0, 3, True),
+    ]
+    assert found.providers[2].models == (("some/model", "503 twice"),)
+    gpu, router = found.gpu, found.router
+    assert (gpu.loaded, gpu.vram_bytes, gpu.queue, gpu.in_flight) == ((("gpu", "a", 3), ("gpu", "b", 2)), 5, 3, 4)
+    assert gpu.known
+    assert (router.store, router.warnings, router.journal) == (None, ("no append-only file",), 6)
+    assert router.workers == ((0, 11, "aa"), (1, 12, "aa"))
+
+
+async def test_a_holder_is_not_told_where_the_store_is() -> None:
+    found = await sights(
+        {"store": "the store at redis.internal:6379 does not answer", "status": "not ready"}, {}
+    ).states()
+    assert found.router.store == "the store at redis.internal:6379 does not answer"
+    assert (found.for_holders.store, found.for_holders.status) == ("down", "not ready")
+
+
+# --- small parts
+
+
+def scope(peer: str, told: str | None, scheme: str = "http") -> dict[str, Any]:
+    headers = [] if told is None else [(b"x-forwarded-proto", told.encode())]
+    return {"client": (peer, 1), "headers": headers, "scheme": scheme}
+
+
+@pytest.mark.parametrize(
+    ("peer", "told", "scheme"),
+    [
+        ("10.1.2.3", "https", "https"),
+        ("10.1.2.3", "HTTPS, http", "https"),
+        ("10.1.2.3", "http", "http"),
+        ("10.1.2.3", "nonsense", "http"),
+        ("10.1.2.3", None, "http"),
+        ("192.0.2.1", "https", "http"),
+        ("", "https", "http"),
+    ],
+)
+def test_who_speaks_https(peer: str, told: str | None, scheme: str) -> None:
+    assert client_scheme(scope(peer, told), PROXIES) == scheme
+    assert client_scheme(scope(peer, told), ()) == "http"
+
+
+def test_only_one_cookie_of_the_right_shape_counts() -> None:
+    good, other = "A" * 43, "B" * 43
+    for text, found in (
+        (f"switchyard_session={good}", good),
+        (f"a=b; switchyard_session={good}; c=d", good),
+        (f"switchyard_session={good}; switchyard_session={other}", None),
+        (f"switchyard_session={good}x", None),
+        (f"xswitchyard_session={good}", None),
+        (f"__Secure-switchyard_session={good}", None),
+        ("switchyard_session", None),
+        ("", None),
+    ):
+        assert session_of([(b"cookie", text.encode())], https=False) == found, text
+    assert session_of([(b"cookie", f"__Secure-switchyard_session={good}".encode())], https=True) == good
+
+
+def test_an_origin_is_compared_whole() -> None:
+    for origin, fits in (
+        ("http://router.lan:8080", True),
+        ("https://router.lan:8080", True),  # a proxy that is not listed may end HTTPS
+        ("http://ROUTER.lan:8080", True),
+        ("http://router.lan", False),
+        ("http://router.lan:8080.evil.example", False),
+        ("ftp://router.lan:8080", False),
+        ("router.lan:8080", False),
+        ("", False),
+    ):
+        assert ours([(b"host", b"router.lan:8080"), (b"origin", origin.encode())]) == fits, origin
+    assert not ours([(b"origin", b"http://")])
+
+
+@pytest.mark.parametrize(
+    ("told", "takes"),
+    [("gzip, deflate, br", True), ("gzip;q=1.0", True), ("gzip;q=0", False), ("br", False), ("", False)],
+)
+def test_who_takes_gzip(told: str, takes: bool) -> None:
+    assert takes_gzip([(b"accept-encoding", told.encode())]) is takes
+
+
+def test_files_are_named_by_what_is_in_them(tmp_path: Path) -> None:
+    (tmp_path / "vendor").mkdir()
+    (tmp_path / "vendor" / "x.min.js").write_text("let a = 1" * 100)
+    (tmp_path / "SHA256SUMS").write_text("no page's file")
+    first = Assets(tmp_path).url("vendor/x.min.js")
+    assert first.startswith("/admin/static/vendor/x.min.")
+    (tmp_path / "vendor" / "x.min.js").write_text("let a = 2" * 100)
+    assets = Assets(tmp_path)
+    assert assets.url("vendor/x.min.js") != first
+    assert assets.find(first) is None
+    found = assets.find(assets.url("vendor/x.min.js"))
+    assert found
+    assert found.packed
+    assert len(found.packed) < len(found.data)
+    with pytest.raises(KeyError):
+        assets.url("SHA256SUMS")
