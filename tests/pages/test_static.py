@@ -32,6 +32,7 @@ FAMILIES: Final = (
     "change.",
     "limit.",
     "reason.",
+    "code.",
     "local.",
     "state.",
     "bar.",
@@ -143,6 +144,7 @@ def test_every_text_is_used_and_every_used_text_is_there() -> None:
     [
         ("reason", DOWN),
         ("reason", {kind.reason for kind in _kinds(UpstreamError)}),
+        ("code", {kind.code for kind in _kinds(UpstreamError)}),
         ("limit", set(NAMES.values())),
         ("local", set(get_args(State))),
         ("theme", THEMES),
