@@ -59,8 +59,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--prometheus-port", type=int, metavar="PORT", help="of Prometheus (default: a free one)")
     chosen = parser.parse_args(argv)
-    if chosen.seconds < 15:
+    if not chosen.seconds >= 15:  # nor nan
         parser.error("--seconds: fewer than 15 are too few for all that happens")
+    if not 0 < chosen.pace <= 200:
+        parser.error("--pace: more than 0 and at most 200")
     if chosen.prometheus and (reason := prometheus.missing()) is not None:
         parser.error(f"--prometheus: {reason}")
     return chosen
