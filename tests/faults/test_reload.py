@@ -51,7 +51,7 @@ def ready(router: RouterProcess) -> dict[str, Any]:
 
 def config_ok(router: RouterProcess) -> str:
     text = client_of(router).request("GET", "/metrics").body.decode()
-    (line,) = [line for line in text.splitlines() if "config_ok" in line and not line.startswith("#")]
+    (line,) = [line for line in text.splitlines() if "config_reload_success" in line and not line.startswith("#")]
     return line.rsplit(" ", 1)[1]
 
 
