@@ -1,9 +1,9 @@
 """Pictures of the pages, to look at and for the README: python -m tests.pages.screenshots [--readme]
 
 Everything on them happened: the demo's teams send their calls through a router to simulated providers. With Debian's
-`faketime` the router's and its store's clocks begin two days ago and go on hour by hour, a working day's number of calls
-in each; without it the charts have one hour. Pictures go to build/screenshots; --readme also renews those in
-docs/images.
+`faketime` the router's and its store's clocks begin two days ago and go on hour by hour, with as many calls as a
+working day has then; without it the charts have one hour. Pictures go to build/screenshots; --readme also renews those
+in docs/images.
 """
 
 from __future__ import annotations

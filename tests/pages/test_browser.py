@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -326,17 +327,38 @@ def test_a_wrong_secret_is_refused_in_words(house: House, browser: Browser) -> N
         assert [line for line in seen.blame() if "status of 401" not in line] == []
 
 
-def test_it_says_when_it_is_stale_and_finds_the_router_again(
+def test_it_says_what_is_wrong_and_finds_the_router_again(
     serve: Serve, browser: Browser, cloud: Simulator, local: Simulator
 ) -> None:
-    router = serve(routers.providers(cloud.url, local.url))
-    with visit(browser, router.url) as seen:
+    config = routers.providers(cloud.url, local.url)
+    router = serve(config)
+    client = Client(router.port, router.key)
+    assert {client.ask(OPENAI, "down/nobody", stream=False).status for _ in range(5)} == {200}  # the breaker opens
+    router.write_config({**config, "models": {"chat": {"targets": ["nowhere/x"]}}})
+    router.process.send_signal(signal.SIGHUP)
+    router.wait_line("config not reloaded", router.err)
+    small = {"width": 360, "height": 740}
+    with visit(browser, router.url, lang="zh", theme="dark", axe_too=True, viewport=small) as seen:
         page = seen.sign_in(router.admin_token)
-        expect(page.locator("#live")).to_have_text("Live")
+        expect(page.locator("#live")).to_have_text("实时")
+        problem = seen.text(".notice")
+        assert re.search(r"switchyard\.yaml:\d+:\d+: models\.chat", problem), problem
+        assert "继续使用之前的配置" in problem
+        down = seen.text('[data-provider="down"]')
+        assert "无法连接" in down, down
+        assert page.locator('[data-provider="down"].up').count() == 0
+        assert "可用" in seen.text('[data-provider="cloud"]')
+        page.click("#chart-tokens button[data-table]")
+        page.click("#pause")
+        assert seen.violations() == []
+        assert seen.blame() == []
+
+        router.write_config(config)
         router.stop()
-        expect(page.locator("#live")).to_have_text(re.compile(r"No news since \d\d:\d\d:\d\d"), timeout=PATIENCE)
+        expect(page.locator("#live")).to_have_text(re.compile(r"自 \d\d:\d\d:\d\d 起没有新数据"), timeout=PATIENCE)
+        assert seen.violations() == []
         router.code = None
         router.start()
-        expect(page.locator("#live")).to_have_text("Live", timeout=2 * PATIENCE)
-        Client(router.port, router.admin_token).request("GET", "/admin/api/keys")
+        expect(page.locator("#live")).to_have_text("实时", timeout=2 * PATIENCE)
+        expect(page.locator(".notice")).to_have_count(0)
         assert page.evaluate("window.reports") == []
