@@ -151,11 +151,17 @@ class Bank:
 
     def usage(self, account: str, key: str = "") -> dict[str, int]:
         """Sums by metric of a team (and of one key of it), from the hours; the days say the same."""
+        kinds = [cast("list[bytes]", self.store.keys(f"sy:{{{account}}}:{kind}:*")) for kind in ("ud", "uh")]
+        with self.store.pipeline() as together:  # in one moment, also while calls are being settled
+            for names in kinds:
+                for name in names:
+                    together.hgetall(name)
+            values = iter(cast("list[dict[bytes, bytes]]", together.execute()))
         sums = []
-        for kind in ("uh", "ud"):
+        for names in kinds:
             found: dict[str, int] = {}
-            for name in cast("list[bytes]", self.store.keys(f"sy:{{{account}}}:{kind}:*")):
-                for field, value in cast("dict[bytes, bytes]", self.store.hgetall(name)).items():
+            for _ in names:
+                for field, value in next(values).items():
                     whose, _, _, metric = field.decode().split("\t")
                     if not key or whose == key:
                         found[metric] = found.get(metric, 0) + int(value)

@@ -15,6 +15,7 @@ from tests.conftest import Serve
 from tests.money import bank as banks
 from tests.money.bank import Bank, Gate, chat, crowd, until
 from tests.simulators.client import CLIENTS, OPENAI
+from tests.simulators.router import UNHURRIED
 from tests.simulators.scripts import answer
 from tests.simulators.server import Simulator
 
@@ -63,7 +64,7 @@ def limited(
                 models[name] = {"targets": targets, "fallback": ["local/llama3.2"] if way == "fallback" else []}
     prices = banks.price_file(tmp_path_factory.mktemp("prices"), *(name for name in providers if name != "local"))
     router = module_serve(
-        {"providers": providers, "models": models, "prices": {"file": prices}}, None, ["--workers", "2"]
+        {"providers": providers, "models": models, "prices": {"file": prices}}, UNHURRIED, ["--workers", "2"]
     )
     with banks.bank(router) as opened:
         until(lambda: len(opened.admin.request("GET", "/readyz").json["workers"]) == 2)

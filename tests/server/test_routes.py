@@ -115,11 +115,11 @@ def test_the_operators_pages(client: Client, router: RouterProcess, fresh: Calla
         "attempts",
         "fallbacks",
         "tokens",
-        "first",
+        "ttft",
         "overhead",
         "in_flight",
         "build_info",
-        "config_ok",
+        "config_reload_success",
     )
     for word in wanted:
         assert any(word in name for name in names), (word, names)

@@ -302,7 +302,7 @@ def test_cancelled_calls_leave_nothing(run: Run, host: Simulator) -> None:
     chance = random.Random(11)
 
     async def use(transport: HttpTransport) -> None:
-        route = Route(host.url)
+        route = Route(host.url, connect=30.0)
 
         async def one() -> None:
             task = asyncio.ensure_future(fetch(transport, route, ask(chance.choice(["silent", "raw"]))))

@@ -118,7 +118,10 @@ async def test_a_frozen_server(server: Server, connected: Open, caplog: pytest.L
     assert [record.getMessage().rpartition("/0 ")[2] for record in caplog.records] == ["does not answer", "answers"]
 
 
-async def test_a_server_that_is_started_again_is_waited_for(server: Server, connected: Open) -> None:
+async def test_a_server_that_is_started_again_is_waited_for(
+    server: Server, connected: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.link_node.PATIENCE", 10.0)  # a start takes its time on a busy machine
     _, links = await connected(server.url())
     before = await links.ask("t", add("t"))
     server.kill()
