@@ -8,10 +8,22 @@ from typing import Final
 
 from router.credentials import shown_name
 from router.metric_table import OTHER
+from router.routing import Plan
 from router.snapshot import Snapshot, Target, base_name
 
 LONGEST: Final = 100
 """Characters of a label."""
+
+
+def route_label(plan: Plan | None, snapshot: Snapshot) -> str:
+    """The name that was asked for: of the config, a pattern of it, or discovered; `other` for what resolved to none of
+    these."""
+    if plan is None:
+        return OTHER
+    if plan.matched.startswith("pattern:"):
+        return plan.matched.removeprefix("pattern:")
+    entry = snapshot.entry(plan.asked_model)
+    return entry.id if entry is not None else OTHER
 
 
 class ModelLabels:

@@ -48,6 +48,7 @@ from router.ledger import Hold, Ledger
 from router.litellm_transport import LitellmTransport
 from router.litellm_transport import missing as litellm_missing
 from router.local_model import LocalModel, ModelState
+from router.metric_labels import route_label
 from router.metrics import Metrics
 from router.networks import client_address
 from router.otel import Sender, open_telemetry
@@ -350,7 +351,7 @@ class Runtime:
     def finished(self, trace: Trace, hold: Hold | None, scope: Scope) -> None:
         """A call is over: settle it, count it, log it."""
         now = self.monotonic()
-        label = self._label(trace)
+        label = route_label(trace.plan, self.snapshot)
         call = trace.call
         answered = trace.answered
         told = {
@@ -410,16 +411,6 @@ class Runtime:
                 "tags": _tags(header(scope["headers"], b"x-switchyard-tags")),
             }
         )
-
-    def _label(self, trace: Trace) -> str:
-        """The model's name as a metric label: from the config, a pattern of it, or `other`."""
-        plan = trace.plan
-        if plan is None:
-            return "other"
-        if plan.matched.startswith("pattern:"):
-            return plan.matched[8:]
-        entry = self.snapshot.entry(plan.asked_model)
-        return entry.id if entry is not None else "other"
 
     # --- state
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from pathlib import Path
 
+from providers.call import Needs
+from providers.errors import ModelNotFound
+from providers.events import Usage
 from providers.vendor import ModelFacts
 from router.config import load_config
-from router.metric_labels import LONGEST, ModelLabels
+from router.metric_labels import LONGEST, ModelLabels, route_label
+from router.metrics import Metrics
 from router.prices import load_prices
+from router.routing import Rights, plan
+from router.settlement import Bill, Part
 from router.snapshot import compile_snapshot
+from router.trace import Trace
 
 CONFIG = """
 providers:
@@ -41,3 +50,42 @@ def test_names(tmp_path: Path) -> None:
     for provider, name in (("cloud", "gpt-anything"), ("cloud", "o1-x"), ("box", "answer"), ("box", "x" * 101)):
         assert labels(provider, name) == "other"
     assert labels("gone", "answer") == "other"
+
+
+def test_ten_thousand_invented_names_make_one_series(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    snapshot = compile_snapshot(load_config(tmp_path / "c.yaml", {}))
+    labels, metrics, dice = ModelLabels(snapshot), Metrics("1"), random.Random(3)
+    before = lines(metrics)
+    for prefix, names in (
+        ("", 400),
+        ("gpt-", 3200),
+        ("cloud/", 3200),
+        ("box/", 3200),
+    ):  # looking for near names is slow
+        seen = []
+        for number in range(names):
+            trace = Trace("id", 0.0, 0.0, "openai", "chat")
+            name = prefix + "".join(dice.choices('abcdefgh0123456789-./:"\\\n你', k=dice.randrange(1, 30)))
+            bill = None
+            try:
+                trace.plan = plan(snapshot, name, Needs(), Rights(), lambda *_: None, dice.random)
+            except ModelNotFound:
+                trace.status = 404
+            else:
+                trace.status, trace.answered = 200, trace.plan.attempts[0].target
+                trace.first_content = 0.1
+                part = Part(trace.answered, Usage(1, 2, 3, 4, 5), 0, 6, False, True)
+                bill = Bill("measured", 1, 2, 6, False, Usage(), {}, (part,))
+            metrics.observe(trace, route_label(trace.plan, snapshot), 1.0, bill, labels.of)
+            if number in (300, names - 1):
+                seen.append(lines(metrics))
+        assert seen[0] == seen[1], prefix
+    assert {name: count - before[name] for name, count in seen[1].items() if "requests_total" in name} == {
+        "switchyard_requests_total": 4  # refused; by the pattern; written out at either provider
+    }
+
+
+def lines(metrics: Metrics) -> Counter[str]:
+    """How many lines each metric has."""
+    return Counter(line.partition("{")[0].partition(" ")[0] for line in metrics.render().decode().splitlines())
