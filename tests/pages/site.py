@@ -107,10 +107,13 @@ class Stream:
         self.headers = {name.lower(): value for name, value in answer.getheaders()}
         self._answer = answer
 
-    def events(self) -> Iterator[Event]:
-        """Until the stream ends; comments are left out."""
+    def events(self, seconds: float = SECONDS) -> Iterator[Event]:
+        """Until the stream ends, or that long; comments are left out."""
         name, data = "", []
+        end = time.monotonic() + seconds
         for raw in self._answer:
+            if time.monotonic() > end:
+                return
             line = raw.decode().rstrip("\n")
             if line.startswith("event: "):
                 name = line[7:]
@@ -123,11 +126,8 @@ class Stream:
     def until(self, name: str, text: str = "", seconds: float = SECONDS) -> list[Event]:
         """All events up to the first of that name with `text` in it."""
         seen = []
-        end = time.monotonic() + seconds
-        for event in self.events():
+        for event in self.events(seconds):
             seen.append(event)
             if event.name == name and text in event.data:
                 return seen
-            if time.monotonic() > end:
-                break
         raise AssertionError(f"no event {name} with {text!r}: {seen}")

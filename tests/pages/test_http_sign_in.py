@@ -440,6 +440,23 @@ async def test_a_key_is_remembered_for_a_minute_only(tmp_path: Path) -> None:
         await opened.find(key, "127.0.0.1")
 
 
+async def test_what_is_remembered_of_a_key_still_counts(tmp_path: Path) -> None:
+    store = await open_store("embedded", tmp_path)
+    keys = await open_keys(store, tmp_path, {"SWITCHYARD_ADMIN_TOKEN": TOKEN})
+    wall = time.time()
+    opened = sessions.Sessions(keys, clock=lambda: wall, monotonic=lambda: 100.0)
+    change = Change(name="holder", networks=("127.0.0.0/8",), expires_at=int(time.time()) + 600)
+    _, credential = await keys.create(change)
+    secret = await opened.open(credential, "127.0.0.1")
+    assert secret
+    assert await opened.find(secret, "127.0.0.1")
+    await store.close()
+    assert await opened.find(secret, "127.0.0.1")
+    assert await opened.find(secret, "192.0.2.1") is None
+    wall += 601
+    assert await opened.find(secret, "127.0.0.1") is None
+
+
 # --- headers and addresses
 
 
