@@ -83,6 +83,8 @@ class Load:
     def __init__(self, links: Links, command: Callable[[int], tuple[str, bytes]], callers: int = 16) -> None:
         self.outcomes: Counter[str] = Counter()
         self.slowest = 0.0
+        self.lag = 0.0
+        """The longest that this loop itself was kept waiting: a busy machine's share of the times."""
         self.answered_at = 0.0
         """When the last answer came (monotonic)."""
         self.refused: list[tuple[float, float]] = []
@@ -94,11 +96,18 @@ class Load:
 
     async def __aenter__(self) -> Load:
         self._tasks = [asyncio.create_task(self._ask(number)) for number in range(self._callers)]
+        self._tasks.append(asyncio.create_task(self._watch()))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._ends = True
         await asyncio.gather(*self._tasks)
+
+    async def _watch(self) -> None:
+        while not self._ends:
+            began = time.monotonic()
+            await asyncio.sleep(0.01)
+            self.lag = max(self.lag, time.monotonic() - began - 0.01)
 
     async def _ask(self, number: int) -> None:
         while not self._ends:

@@ -67,7 +67,7 @@ async def test_a_slot_moves_under_load(cluster: Cluster, connected: Open) -> Non
     old = cluster.owner(slot)
     new = next(server for server in cluster.servers if server is not old)
     old_id, new_id = (server.run("CLUSTER", "MYID").decode() for server in (old, new))
-    await links.ask(tag, add(tag, "moves"))
+    await links.ask(tag, add(tag, "moves"), limit=10)
     async with Load(links, lambda number: (tag, add(tag, "moves"))) as load:
         await until(lambda: load.outcomes["answered"] > 100)
         new.run("CLUSTER", "SETSLOT", slot, "IMPORTING", old_id)
@@ -97,7 +97,7 @@ async def test_a_lost_primary_is_replaced(failing: Cluster, connected: Open, cap
         await until(lambda: links.problem is not None)
         await until(lambda: links.up)
         await until(lambda: store.problem is None)
-    assert load.slowest < 0.3 + 0.2
+    assert load.slowest < 0.3 + 0.2 + 3 * load.lag
     assert [type(count) for count in await asyncio.gather(*(links.ask(tag, add(tag)) for tag in TAGS))] == [int] * 64
     levels = [record.levelname for record in caplog.records if "cluster" in record.getMessage().lower()]
     assert levels == ["WARNING", "INFO"], caplog.text
@@ -121,11 +121,11 @@ async def test_a_frozen_primary_is_replaced(failing: Cluster, connected: Open) -
     try:
         async with Load(links, lambda number: (tag, add(tag))) as load:
             await until(lambda: links.problem is not None)
-            assert await links.ask(other, add(other)) == 1, "the other nodes serve on"
+            assert await links.ask(other, add(other), limit=10) == 1, "the other nodes serve on"
             await until(lambda: links.up)
             answered = load.outcomes["answered"]
             await until(lambda: load.outcomes["answered"] > answered + 20)
-        assert load.slowest < 0.3 + 0.1
+        assert load.slowest < 0.3 + 0.1 + 3 * load.lag
     finally:
         lost.thaw()
 

@@ -241,7 +241,7 @@ async def test_who_asks_while_the_server_is_frozen_is_answered_at_once(store: St
         for _ in range(4):
             began = time.monotonic()
             assert await store.asked() == "the embedded store does not answer"
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 2
     finally:
         os.kill(pid, signal.SIGCONT)
     await until(lambda: store.problem is None, 2.5)

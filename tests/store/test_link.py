@@ -98,7 +98,7 @@ async def test_a_frozen_server(server: Server, connected: Open, caplog: pytest.L
             frozen = time.monotonic()
             await until(lambda: links.problem is not None)
             told = time.monotonic()
-            assert told - frozen < 0.5
+            assert told - frozen < 0.5 + 3 * load.lag
             assert not links.up
             assert store.problem is not None
             assert "does not answer" in store.problem
@@ -107,13 +107,13 @@ async def test_a_frozen_server(server: Server, connected: Open, caplog: pytest.L
         finally:
             server.thaw()
         thawed = time.monotonic()
-        await until(lambda: load.answered_at > thawed, 2)
-        await until(lambda: store.problem is None, 2)
+        await until(lambda: load.answered_at > thawed)
+        await until(lambda: store.problem is None)
         assert len(ups) == 1
-    assert load.slowest < 0.3 + 0.1  # the machine's own share
+    assert load.slowest < 0.3 + 0.1 + 3 * load.lag  # the machine's own share
     later = [seconds for when, seconds in load.refused if when > told]
     assert len(later) > 100
-    assert sorted(later)[len(later) * 9 // 10] < 0.01
+    assert sorted(later)[len(later) * 9 // 10] < 0.01 + load.lag
     assert load.outcomes["Unanswered"] == 16
     assert [record.getMessage().rpartition("/0 ")[2] for record in caplog.records] == ["does not answer", "answers"]
 
@@ -123,13 +123,13 @@ async def test_a_server_that_is_started_again_is_waited_for(
 ) -> None:
     monkeypatch.setattr("router.link_node.PATIENCE", 10.0)  # a start takes its time on a busy machine
     _, links = await connected(server.url())
-    before = await links.ask("t", add("t"))
+    before = await links.ask("t", add("t"), limit=10)
     server.kill()
     asked = links.ask("t", add("t"), limit=10)
     await asyncio.sleep(0.05)
     server.start()
     assert await asked == before + 1
-    assert await links.ask("t", add("t")) == before + 2
+    assert await links.ask("t", add("t"), limit=10) == before + 2
 
 
 async def test_a_server_that_stays_away_is_not_waited_for(server: Server, connected: Open) -> None:
@@ -146,7 +146,7 @@ async def test_a_server_that_stays_away_is_not_waited_for(server: Server, connec
     assert time.monotonic() - began < 1
     server.start()
     await until(lambda: links.up, 2)
-    assert await links.ask("t", add("t")) == 1
+    assert await links.ask("t", add("t"), limit=10) == 1
 
 
 async def test_what_may_not_be_repeated_is_told_as_unanswered(server: Server, connected: Open) -> None:
@@ -239,7 +239,7 @@ async def test_out_of_memory(server: Server, connected: Open) -> None:
     assert caught.value.word == "OOM"
     assert isinstance(caught.value, ResponseError)
     await store.run("CONFIG", "SET", "maxmemory", "0")
-    assert await links.ask("t", add("t")) == 1
+    assert await links.ask("t", add("t"), limit=10) == 1
 
 
 async def test_too_few_replicas(server: Server, connected: Open) -> None:
@@ -287,7 +287,7 @@ async def test_a_server_that_became_a_replica(server: Server, connected: Open) -
     assert "read-only replica" in str(store.problem)
     server.run("REPLICAOF", "NO", "ONE")
     await until(lambda: links.up and store.problem is None)
-    assert await links.ask("t", add("t")) == 1
+    assert await links.ask("t", add("t"), limit=10) == 1
 
 
 async def test_a_server_that_is_still_loading(tmp_path: Path, connected: Open) -> None:
@@ -303,7 +303,7 @@ async def test_a_server_that_is_still_loading(tmp_path: Path, connected: Open) -
         with pytest.raises(NotSent):
             await links.ask("t", add("t"))
         await until(lambda: links.up and store.problem is None)
-        assert await links.ask("t", add("t")) == 1
+        assert await links.ask("t", add("t"), limit=10) == 1
     finally:
         again.kill()
 
@@ -318,13 +318,13 @@ async def test_a_full_memory_takes_no_library(server: Server, connected: Open) -
         assert caught.value.word == "OOM"
     await store.run("CONFIG", "SET", "maxmemory", "0")
     await asyncio.sleep(2 * link_node.AGAIN_PAUSE)
-    assert await links.ask("t", add("t")) == 1
+    assert await links.ask("t", add("t"), limit=10) == 1
 
 
 async def test_a_password_that_changed(tmp_path: Path, connected: Open) -> None:
     with Server(tmp_path / "server", password="canary-old") as server:
         store, links = await connected(server.url())
-        assert await links.ask("t", add("t")) == 1
+        assert await links.ask("t", add("t"), limit=10) == 1
         await store.run("CONFIG", "SET", "requirepass", "canary-new")
         server.password = "canary-new"
         server.run("CLIENT", "KILL", "TYPE", "normal")
@@ -336,13 +336,13 @@ async def test_a_password_that_changed(tmp_path: Path, connected: Open) -> None:
         server.run("CONFIG", "SET", "requirepass", "canary-old")
         server.password = "canary-old"
         await until(lambda: links.up and store.problem is None)
-        assert await links.ask("t", add("t")) == 2
+        assert await links.ask("t", add("t"), limit=10) == 2
 
 
 async def test_a_database_and_a_user_of_ones_own(server: Server, connected: Open) -> None:
     server.run("ACL", "SETUSER", "switchyard", "on", ">p%w", "~sy:*", "+@all")
     store, links = await connected(server.url(3).replace("redis://", "redis://switchyard:p%25w@"))
-    assert await links.ask("t", add("t")) == 1
+    assert await links.ask("t", add("t"), limit=10) == 1
     assert list(await store.run("INFO", "keyspace")) == ["db3"]
     with pytest.raises(Refused) as caught:
         await links.ask("t", pack("GET", "other"))

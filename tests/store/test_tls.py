@@ -48,7 +48,7 @@ async def test_a_store_over_tls(encrypted: Encrypted, authority: Authority, conn
     encrypted.run("CONFIG", "SET", "requirepass", "canary")
     url = f"rediss://:canary@127.0.0.1:{encrypted.tls_port}/0?ssl_ca_certs={authority.bundle}"
     store, links = await connected(url)
-    assert await links.ask("t", add("t")) == 1
+    assert await links.ask("t", add("t"), limit=10) == 1
     assert await store.run("GET", "sy:{t}:n") == b"1"
     assert store.name == f"rediss://127.0.0.1:{encrypted.tls_port}/0"
     encrypted.password = "canary"
@@ -75,7 +75,7 @@ async def test_a_certificate_may_go_unchecked_when_the_url_says_so(tmp_path: Pat
     leaf, key = tmp_path / "own" / "self.pem", tmp_path / "own" / "self.key"
     with Encrypted(tmp_path / "server", leaf, key, leaf) as server:
         _, links = await connected(f"rediss://127.0.0.1:{server.tls_port}/0?ssl_cert_reqs=none")
-        assert await links.ask("t", add("t")) == 1
+        assert await links.ask("t", add("t"), limit=10) == 1
 
 
 async def test_tls_options_that_cannot_be_used(tmp_path: Path) -> None:
