@@ -6,6 +6,7 @@ https://github.com/ollama/ollama/blob/main/docs/api.md#list-running-models
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -23,6 +24,8 @@ PACE: Final = 10.0
 ANSWER_SECONDS: Final = 2.0
 MAX_ANSWER: Final = 1024 * 1024
 """Bytes."""
+
+_log = logging.getLogger("switchyard.metrics")
 
 
 class LoadedModels:
@@ -55,7 +58,11 @@ class LoadedModels:
     async def run(self) -> None:
         """Look again and again until cancelled."""
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # noqa: BLE001 - the next look may do better
+                self._found = {}
+                _log.exception("asking what is loaded failed")
             await asyncio.sleep(PACE)
 
     async def look(self) -> None:

@@ -91,7 +91,10 @@ LABELS: Final[Mapping[str, tuple[str, str]]] = {
         "`input`、`output`;其中的部分:`input_cached`、`input_cache_write`、`output_reasoning`",
     ),
     "currency": ("`usd`", "`usd`"),
-    "limit": ("`rpm`, `tpm`, `concurrency`, `budget_day` ...", "`rpm`、`tpm`、`concurrency`、`budget_day` 等"),
+    "limit": (
+        "`rpm`, `tpm`, `concurrency`, `budget_day` ...; of a team with the pattern of its models, such as `rpm[gpt-*]`",
+        "`rpm`、`tpm`、`concurrency`、`budget_day` 等;团队限额带模型模式,如 `rpm[gpt-*]`",
+    ),
     "scope": ("`key` or `team`: whose limit it is", "限额属于 `key` 还是 `team`"),
     "mark": ("`measured`, `estimated` or `aborted`", "`measured`(实测)、`estimated`(估算)或 `aborted`(中断)"),
     "kind": (
@@ -209,8 +212,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "provider_up",
         "gauge",
-        "1 when the provider takes calls, 0 when not: see provider_down. Of several workers the smallest.",
-        "提供方可用为 1,否则为 0(原因见 provider_down);多个进程时取最小值。",
+        "1 when the provider takes calls, 0 when not, also where it is off (see provider_down for why). Of several"
+        " workers the smallest.",
+        "提供方可用为 1,不可用或未启用为 0(原因见 provider_down);多个进程时取最小值。",
         "",
         ("provider",),
         across="min",

@@ -180,3 +180,15 @@ def test_gauges_are_read_when_they_are_asked_for() -> None:
     assert "\nswitchyard_usd_cny " not in metrics.render().decode(), "no value"
     assert metrics.current("usd_cny") == {}
     assert 'switchyard_build_info{version="1.2.3"} 1.0' in metrics.render().decode()
+
+
+def test_labels_that_are_named_no_longer_are_gone() -> None:
+    metrics = Metrics("1")
+    waiting: dict[tuple[str, ...], float] = {("a",): 1.0, ("b",): 0.0}
+    metrics.gauges("queue_depth", lambda: waiting)
+    assert metrics.current("queue_depth") == waiting
+    waiting = {("b",): 2.0}
+    assert metrics.current("queue_depth") == waiting
+    assert 'queue_depth{provider="a"}' not in metrics.render().decode()
+    waiting = {("a",): 3.0}
+    assert metrics.current("queue_depth") == waiting
