@@ -115,7 +115,7 @@ def _history(traffic: Traffic, clock: Path) -> None:
         calls = CURVE[datetime.fromtimestamp(time.time() - ago * 3600, zone).hour]
         if ago > 24:
             calls = calls * 7 // 8
-        asyncio.run(traffic.burst(calls, 64))
+        asyncio.run(traffic.burst(calls, 20))
     clock.write_text("+0\n")
     os.environ.pop("LD_PRELOAD")
 

@@ -162,7 +162,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "providers": ("Providers", "服务商"),
     "providers.none": ("No provider is configured.", "尚未配置服务商。"),
     "providers.summary": ("{up} of {all} available", "{all} 个中 {up} 个可用"),
-    "providers.open": ("{n} paused: breaker open", "{n} 个模型熔断中"),
+    "providers.open": ("breaker open for {n}", "{n} 个模型熔断中"),
     "providers.queue": ("{n} waiting", "{n} 个排队"),
     "providers.local": ("local", "本地"),
     "state.up": ("Available", "可用"),
