@@ -44,6 +44,7 @@ _NEEDED: Final = {
     "pydantic": "pydantic",
     "redis": "redis",
     "hiredis": "hiredis",
+    "prometheus_client": "prometheus-client",
 }
 """Modules without which the router does not start, and the packages that hold them."""
 _FREE_LEAST: Final = 100_000_000
