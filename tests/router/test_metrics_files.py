@@ -55,6 +55,7 @@ def test_each_worker_shows_the_sum_of_all(tmp_path: Path) -> None:
         assert found['switchyard_request_duration_seconds_sum{dialect="openai",provider="cloud"}'] == pytest.approx(1.8)
         assert found["switchyard_requests_in_flight"] == 3
         assert found["switchyard_holds"] == 3
+        assert worker.current("holds") == {(): 3}
         assert found["switchyard_redis_up"] == 5, "the smallest"
         assert found["switchyard_usd_cny"] == 7, "the largest"
         assert found["switchyard_workers"] == 3
