@@ -15,7 +15,7 @@ from typing import Final
 
 import pytest
 
-from tests.deploy import dockerfile, image
+from tests.deploy import dockerfile, image, kustomize
 from tests.deploy.image import Container, Image, Workshop
 from tests.deploy.test_compose import COMPOSE, SERVICES, default, mounts
 from tests.simulators import scripts
@@ -343,6 +343,43 @@ def test_the_services_of_compose_work_together(workshop: Workshop, slim: Image, 
             assert ask("/v1/models", key) == 200, "keys outlive the router, whose pepper lies in its secrets"
             assert again.stop() == 0
         assert valkey.stop() == 0
+
+
+def test_the_pod_of_kubernetes_runs(workshop: Workshop, slim: Image, data: Path, tmp_path: Path) -> None:
+    objects = kustomize.build(ROOT / "docker/kubernetes/base")
+    (deployment,) = (one for one in objects if one["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    env = {one["name"]: one["value"] for one in container["env"]}
+    secrets = tmp_path / "secrets"
+    secrets.mkdir(mode=0o750)
+    for file in (value.rpartition("/")[2] for value in env.values() if value.startswith("file:")):
+        (secrets / file).write_text("embedded" if file == "redis-url" else file.ljust(40, "x"))
+        os.chown(secrets / file, 0, 10001)
+        (secrets / file).chmod(0o440)
+    os.chown(secrets, 0, 10001)
+    places = {
+        "/etc/switchyard": (ROOT / "docker/kubernetes/base", "ro"),
+        "/run/secrets/switchyard": (secrets, "ro"),
+        "/data": (data, "rw"),
+        "/tmp": None,
+    }
+    assert {one["mountPath"] for one in container["volumeMounts"]} == places.keys()
+    binds = [(str(one[0]), inside, one[1]) for inside, one in places.items() if one is not None]
+    with Container(workshop, slim, container["args"], env=env, binds=binds) as box:
+        box.until(lambda: "Try it:" in box.text(), READY)
+
+        def ask(port: int, path: str, bearer: str = "") -> int:
+            return box.inside(lambda: Client(port, bearer).request("GET", path).status)
+
+        ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            asked = container[probe]["httpGet"]
+            assert ask(ports[asked["port"]], asked["path"]) == 200
+        assert ask(ports["metrics"], "/metrics", "metrics-token".ljust(40, "x")) == 200
+        assert ask(ports["metrics"], "/metrics") == 401
+        assert ask(ports["http"], "/metrics", "metrics-token".ljust(40, "x")) == 404
+        assert ask(ports["http"], "/admin/api/keys", "admin-token".ljust(40, "x")) == 200
+        assert box.stop() == 0
 
 
 @pytest.mark.slow
