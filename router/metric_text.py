@@ -66,9 +66,7 @@ class Board:
                 for one in series:
                     _histogram(one, family, lines)
             elif family.kind == "counter":
-                for one in series:
-                    value = sum([cells[place] for cells, place in one.parts])
-                    lines.append(f"{one.starts[0]}{value / family.scale!r}\n")
+                lines += [f"{one.starts[0]}{_counted(one, family)!r}\n" for one in series]
             else:
                 lines += [
                     f"{one.starts[0]}{value!r}\n" for one in series if (value := _gauge(one, family.across)) == value
@@ -76,6 +74,21 @@ class Board:
             for labels, value in more.get(family.name, ()):
                 lines.append(f"{_start(family.full, family.labels, labels)}{float(value)!r}\n")
             yield "".join(lines)
+
+    def values(
+        self, more: Mapping[str, Sequence[Row]]
+    ) -> Iterator[tuple[Family, list[tuple[Sequence[str], list[float]]]]]:
+        """The same as numbers: the labels' values, and one number or those of a histogram."""
+        for family in self._families:
+            found: list[tuple[Sequence[str], list[float]]] = []
+            for one in (one for half in self._shelves for one in half.of(family.name)):
+                if family.kind == "histogram":
+                    found.append((one.labels, _summed(one, family)))
+                    continue
+                value = _gauge(one, family.across) if family.kind == "gauge" else _counted(one, family)
+                if value == value:
+                    found.append((one.labels, [value]))
+            yield family, [*found, *((labels, [float(value)]) for labels, value in more.get(family.name, ()))]
 
     def gauge(self, family: Family) -> dict[tuple[str, ...], float]:
         """The values of a gauge by its labels."""
@@ -145,11 +158,19 @@ def _gauge(series: Series, across: Across) -> float:
 _ACROSS: Final[Mapping[Across, Callable[[list[float]], float]]] = {"sum": sum, "max": max, "min": min}
 
 
-def _histogram(series: Series, family: Family, lines: list[str]) -> None:
+def _counted(series: Series, family: Family) -> float:
+    return sum([cells[place] for cells, place in series.parts]) / family.scale
+
+
+def _summed(series: Series, family: Family) -> list[float]:
+    """A histogram's numbers over all workers."""
     size = family.cells
-    parts = [cells[place : place + size].tolist() for cells, place in series.parts]
-    numbers = parts[0] if len(parts) == 1 else list(map(sum, zip(*parts, strict=True)))
-    total = numbers.pop()
+    parts: list[list[float]] = [cells[place : place + size].tolist() for cells, place in series.parts]
+    return parts[0] if len(parts) == 1 else list(map(sum, zip(*parts, strict=True)))
+
+
+def _histogram(series: Series, family: Family, lines: list[str]) -> None:
+    *numbers, total = _summed(series, family)
     counts = list(accumulate(numbers))
     for start, value in zip(series.starts, (*counts, counts[-1], total), strict=True):
         lines.append(f"{start}{value!r}\n")

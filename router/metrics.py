@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, get_args
 
 from providers.errors import LimitReached
-from router.metric_table import BY_NAME, NONE
+from router.metric_table import BY_NAME, NONE, Family
 from router.metric_text import ABSENT, Board, Row, key_of
 from router.metrics_files import Entry, Shelf
 from router.routing import Plan, Target
@@ -32,6 +32,7 @@ PUBLISH_PACE: Final = 1.0
 STORE_ERRORS: Final = ("not_sent", "unanswered", "refused")
 """What becomes of questions to the store that fail."""
 
+Values = list[tuple[Family, list[tuple[Sequence[str], list[float]]]]]
 Rows = Mapping[str, Sequence[Row]]
 """Rows of gauges by the family's name."""
 
@@ -309,17 +310,33 @@ class Metrics:
 
     async def scrape(self) -> bytes:
         """Like `render`, with what is read once per scrape. Streams go on between two families."""
-        more: dict[str, Sequence[Row]] = {}
-        for read in self._later:
-            more |= await read()
-        self.publish()
-        self._board.look()
+        more = await self._look()
         texts = []
         for text in self._board.texts(more):
             texts.append(text)
             if len(text) > _LONG:
                 await asyncio.sleep(0)
         return "".join(texts).encode()
+
+    async def scrape_openmetrics(self) -> bytes:
+        """The same in OpenMetrics, which costs more: in a thread."""
+        families = list(self._board.values(await self._look()))
+        return await asyncio.to_thread(_openmetrics, families)
+
+    async def _look(self) -> Rows:
+        """See how everything is now; what is read once per scrape."""
+        more: dict[str, Sequence[Row]] = {}
+        for read in self._later:
+            more |= await read()
+        self.publish()
+        self._board.look()
+        return more
+
+
+def _openmetrics(families: Values) -> bytes:
+    from router import openmetrics  # the library, for those who ask
+
+    return openmetrics.text(families)
 
 
 _LONG: Final = 20_000

@@ -17,6 +17,7 @@ from router.networks import is_local
 from router.runtime import Runtime
 
 METRICS: Final = "/metrics"
+OPENMETRICS: Final = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _log = logging.getLogger("switchyard.app")
 
@@ -46,7 +47,11 @@ class Operators:
 
     async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._admit(scope)
-        await reply(send, 200, await self._runtime.metrics.scrape(), CONTENT_TYPE)
+        metrics = self._runtime.metrics
+        if only_openmetrics(header(scope["headers"], b"accept") or ""):
+            await reply(send, 200, await metrics.scrape_openmetrics(), OPENMETRICS)
+        else:
+            await reply(send, 200, await metrics.scrape(), CONTENT_TYPE)
 
     async def _admit(self, scope: Scope) -> None:
         """Raises Unauthorized for who may not read the metrics."""
@@ -72,6 +77,12 @@ class Operators:
 
     def _is_local(self, scope: Scope) -> bool:
         return is_local(scope, self._runtime.config.server.trusted_proxies)
+
+
+def only_openmetrics(accept: str) -> bool:
+    """Whether a scraper takes OpenMetrics and not the plain text."""
+    kinds = {kind.partition(";")[0].strip().lower() for kind in accept.split(",")}
+    return OPENMETRICS.partition(b";")[0].decode() in kinds and not kinds & {"text/plain", "text/*", "*/*"}
 
 
 class MetricsDoor:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.metric_table import FAMILIES
@@ -192,3 +193,24 @@ def test_labels_that_are_named_no_longer_are_gone() -> None:
     assert 'queue_depth{provider="a"}' not in metrics.render().decode()
     waiting = {("a",): 3.0}
     assert metrics.current("queue_depth") == waiting
+
+
+def test_a_scraper_that_takes_only_openmetrics_gets_it(counted: Client) -> None:
+    accept = {"accept": "application/openmetrics-text;version=1.0.0"}
+    answer = counted.request("GET", "/metrics", None, accept)
+    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    parsed = openmetrics_families(answer.body.decode())  # type: ignore[no-untyped-call]  # no annotation there
+    told = {family.name: family for family in parsed}
+    plain = scrape(counted)
+    assert told.keys() == plain.keys()
+    for name in (
+        "switchyard_requests",
+        "switchyard_tokens",
+        "switchyard_request_duration_seconds",
+        "switchyard_workers",
+    ):
+        assert told[name].type == plain[name].type
+        as_told = {(s.name, frozenset(s.labels.items())): s.value for s in told[name].samples}
+        assert as_told == {(s.name, frozenset(s.labels.items())): s.value for s in plain[name].samples}
+    both = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"}
+    assert counted.request("GET", "/metrics", None, both).headers["content-type"].startswith("text/plain")
