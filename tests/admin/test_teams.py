@@ -157,7 +157,7 @@ async def test_a_search_takes_every_character_for_itself(ask: Ask, keys: Keys, q
         start = time.monotonic()
         answer = await ask("GET", f"/admin/api/{path}?q={q}&limit=1000")
         assert (answer.status, answer.json["data"]) == (200, [])
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30
 
 
 async def test_the_log_names_who_and_from_where(ask: Ask, keys: Keys, store: Store) -> None:
