@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, get_args
 
 from providers.errors import LimitReached
+from router.limits import NAMES
 from router.metric_table import BY_NAME, NONE, Family
 from router.metric_text import ABSENT, Board, Row, key_of
 from router.metrics_files import Entry, Shelf
@@ -151,6 +152,9 @@ class Metrics:
             self._settlements.of(mark)
         for kind in STORE_ERRORS:
             self._store_errors.of(kind)
+        for limit in NAMES.values():
+            for scope in ("key", "team"):
+                self._rejections.of(limit, scope)
         self.count("cpu_seconds_total", time.process_time)
         self.gauge("resident_memory_bytes", _resident)
 
