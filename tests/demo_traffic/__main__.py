@@ -27,7 +27,7 @@ from rich.console import Console
 
 from tests.demo_traffic import prometheus, summary
 from tests.demo_traffic.house import House, opened
-from tests.demo_traffic.sums import differences, of_clients, of_ledger, of_metrics, samples_of
+from tests.demo_traffic.sums import OF_METRICS, differences, of_clients, of_ledger, of_metrics, samples_of
 from tests.demo_traffic.traffic import PACE, Traffic
 
 SETTLE_SECONDS: Final = 15.0
@@ -118,7 +118,7 @@ def conclude(house: House, traffic: Traffic, console: Console) -> list[str]:
     metrics = of_metrics(samples_of(house.admin.request("GET", "/metrics").body.decode()))
     console.print(summary.books(clients, ledger, metrics))
     wrong = differences(clients, ledger, ("tokens", "cost", "settled"))
-    wrong += differences(clients, metrics, ("requests", "answers", "tokens", "cost", "marks", "left", "rejected"))
+    wrong += differences(clients, metrics, OF_METRICS)
     for line in wrong:
         console.print(f"[red]the books differ:[/red] {line}", highlight=False)
     if not wrong:

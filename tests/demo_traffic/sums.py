@@ -41,6 +41,10 @@ class Sums:
     """By provider, model and type."""
     cost: Counter[tuple[str, ...]] = field(default_factory=Counter)
     """By provider and model."""
+    attempts: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    """Requests that reached a provider, by its name."""
+    fallbacks: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    """Calls that a fallback answered, by its provider and the reason."""
     marks: Counter[tuple[str, ...]] = field(default_factory=Counter)
     left: Counter[tuple[str, ...]] = field(default_factory=Counter)
     """By dialect."""
@@ -55,6 +59,12 @@ class Sums:
                 self.tokens[provider, model, kind] += count
         if cost:
             self.cost[provider, model] += cost
+
+
+OF_METRICS: Final = (
+    *("requests", "answers", "attempts", "fallbacks", "tokens", "cost", "marks", "left", "rejected", "settled"),
+)
+"""The sums that the metrics have."""
 
 
 def differences(one: Sums, other: Sums, names: Iterable[str]) -> list[str]:
@@ -78,6 +88,7 @@ def of_clients(house: House, seen: Sequence[Seen]) -> Sums:
     sums = Sums()
     rows = {row["request_id"]: row for row in house.lines()}
     claimed = set()
+    sums.attempts.update((told.provider,) for told in house.books.told)
     for one in seen:
         if one.failure is not None:
             raise ValueError(f"call {one.ask.number} ({one.ask.kind}) has no end: {one.failure}")
@@ -86,6 +97,10 @@ def of_clients(house: House, seen: Sequence[Seen]) -> Sums:
             sums.left[(one.ask.dialect,)] += 1
         if one.provider is not None and (one.left or one.status == 200):
             sums.answers[one.provider, one.fallback or "none"] += 1
+            if one.fallback is not None:
+                sums.fallbacks[one.provider, one.fallback] += 1
+            if one.provider not in house.providers:
+                sums.attempts[(one.provider,)] += 1
         if one.status == 429 and _limited(one):
             sums.rejected += 1
         if one.request_id is None:
@@ -191,6 +206,13 @@ def of_metrics(samples: Iterable[Sample]) -> Sums:
                 sums.requests[labels["dialect"], labels["status_class"]] += _whole(name, value)
                 if labels["provider"] != "none":
                     sums.answers[labels["provider"], labels["fallback"]] += _whole(name, value)
+            case "switchyard_upstream_attempts_total":
+                # Who is out of reach has got nothing, and the GPU is only ever overloaded by our own queue.
+                queued = labels["provider"] == "gpu" and labels["outcome"] == "overloaded"
+                if labels["outcome"] != "unreachable" and not queued:
+                    sums.attempts[(labels["provider"],)] += _whole(name, value)
+            case "switchyard_fallbacks_total":
+                sums.fallbacks[labels["to"], labels["reason"]] += _whole(name, value)
             case "switchyard_tokens_total":
                 sums.tokens[labels["provider"], labels["model"], labels["type"]] += _whole(name, value)
             case "switchyard_cost_total":

@@ -29,7 +29,7 @@ from tests.demo_traffic.__main__ import at_rest
 from tests.demo_traffic.caller import Seen
 from tests.demo_traffic.house import House, opened, until
 from tests.demo_traffic.prometheus import Prometheus
-from tests.demo_traffic.sums import Sums, differences, of_clients, of_ledger, of_metrics
+from tests.demo_traffic.sums import OF_METRICS, Sums, differences, of_clients, of_ledger, of_metrics
 from tests.demo_traffic.traffic import Traffic
 from tests.demo_traffic.vendors import Order
 from tests.simulators.programs import need
@@ -106,9 +106,7 @@ def test_sums_of_the_ledger_are_what_providers_told(run: Run) -> None:
 
 def test_sums_in_prometheus_are_the_same(run: Run) -> None:
     found = of_metrics(run.prometheus.now('{__name__=~"switchyard_.+"}'))
-    assert not differences(
-        run.clients, found, ("requests", "answers", "tokens", "cost", "marks", "left", "rejected", "settled")
-    )
+    assert not differences(run.clients, found, OF_METRICS)
     assert not differences(run.ledger, found, ("tokens", "cost", "settled"))
 
 
