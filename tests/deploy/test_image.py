@@ -220,7 +220,7 @@ def test_it_can_be_stopped_before_it_listens_for_signals(workshop: Workshop, sli
     with Container(workshop, slim, binds=[(str(data), "/data", "rw")]) as box:
         box.started()
         box.until(lambda: Path(f"/proc/{box.first}/task/{box.first}/children").read_text().split(), 10)
-        assert box.stop(5) in (143, 0), box.text()
+        assert box.stop() in (143, 0), box.text()
 
 
 # --- compose: its services one by one, as an engine would start them
