@@ -29,6 +29,8 @@ SETTLED: Final = 900
 """Seconds after its end in which an hour may still change: calls are counted in the hour in which they began."""
 REMEMBERED: Final = 600.0
 """Seconds for which an hour that is over is not read again; what was kept in a journal may come late."""
+AGAIN: Final = 3
+"""Hours that are over which one reading reads again, the oldest readings first: all of them would take long."""
 TEAMS_KNOWN: Final = 5.0
 """Seconds for which the list of teams is not read again."""
 HOURS: Final = 24
@@ -59,8 +61,8 @@ class Overviews:
         self._recent = RecentReader(self._usage)
         self._rate = rate
         self._clock = keys.clock
-        self._past: dict[int, tuple[float, tuple[str, ...], dict[Where, Amounts]]] = {}
-        """Sums of all teams by hour: when they were read, of which teams, and what was read."""
+        self._past: dict[int, tuple[float, tuple[str, ...], dict[Where, Amounts], bool]] = {}
+        """Sums of all teams by hour: when they were read, of which teams, the sums, and if the hour was over then."""
         self._teams: tuple[float, Sequence[TeamRecord]] = (0.0, ())
         self._board: tuple[float, Board] | None = None
         self._reading: asyncio.Task[Board] | None = None
@@ -120,12 +122,14 @@ class Overviews:
     ) -> Mapping[int, dict[Where, Amounts]]:
         """The sums of these hours, of all teams together."""
         ids = tuple(team.id for team in teams)
-        wanted = []
+        wanted, again = [], []
         for hour in hours:
             past = self._past.get(hour)
-            over = now > (hour + 1) * HOUR + SETTLED
-            if past is None or past[1] != ids or moment >= past[0] + (REMEMBERED if over else 0):
+            if past is None or past[1] != ids or not past[3]:
                 wanted.append(hour)
+            elif moment >= past[0] + REMEMBERED:
+                again.append((past[0], hour))
+        wanted += [hour for _, hour in sorted(again)[:AGAIN]]
         commands = [("HGETALL", f"sy:{{{team}}}:sh:{hour}") for hour in wanted for team in ids]
         answers = iter(await self._cabinet.gather(commands))
         for number, hour in enumerate(wanted):
@@ -133,7 +137,7 @@ class Overviews:
             for _ in ids:
                 for where, amounts in rows.sums_of_hour(next(answers)).items():
                     rows.add(sums.setdefault(where, rows.nothing()), amounts)
-            self._past[hour] = (moment, ids, sums)
+            self._past[hour] = (moment, ids, sums, now > (hour + 1) * HOUR + SETTLED)
             if number % 10 == 9:
                 await asyncio.sleep(0)  # calls first
         oldest = min(hours, default=0)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from providers.errors import StoreUnavailable
-from router import functions
+from router import functions, overview
 from router.changes import Change, TeamChange
 from router.checks import pack_value
 from router.keys import Keys
@@ -185,6 +185,28 @@ async def test_readers_share_one_reading(keys: Keys, calls: Calls, overviews: Ov
     while (await overviews.board()) is first:
         assert time.monotonic() - loop_time < 30
     assert (await overviews.board()).today.calls == 2
+
+
+async def test_hours_that_are_over_are_read_again_a_few_at_a_time(
+    keys: Keys, calls: Calls, overviews: Overviews, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, _ = await keys.create(Change(name="ann"))
+    for hours in range(24):
+        await calls.settle(key, NOW - hours * HOUR)
+    assert sum(hour.sums.calls for hour in (await overviews.board()).hours) == 24
+    for hours in range(24):
+        await calls.settle(key, NOW - hours * HOUR)  # as a journal that comes late
+    monkeypatch.setattr(overview, "FRESH", 0.0)
+    monkeypatch.setattr(overview, "SHARE", 0.0)
+    overviews._board = None
+    found = [sum(hour.sums.calls for hour in (await overviews.board()).hours) for _ in range(2)]
+    assert found == [25, 25]  # the hour that runs; the others are remembered
+    monkeypatch.setattr(overview, "REMEMBERED", 0.0)
+    looks = 0
+    while (total := sum(hour.sums.calls for hour in (await overviews.board()).hours)) < 48:
+        assert 25 <= total <= 25 + overview.AGAIN * (looks + 1)
+        looks += 1
+        assert looks < 40
 
 
 async def test_the_store_is_away(keys: Keys, store: Store, overviews: Overviews) -> None:
