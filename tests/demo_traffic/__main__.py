@@ -63,6 +63,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--seconds: fewer than 15 are too few for all that happens")
     if not 0 < chosen.pace <= 200:
         parser.error("--pace: more than 0 and at most 200")
+    for name, port in (("--port", chosen.port), ("--prometheus-port", chosen.prometheus_port)):
+        if port is not None and not 0 < port < 65536:
+            parser.error(f"{name}: from 1 to 65535")
     if chosen.prometheus and (reason := prometheus.missing()) is not None:
         parser.error(f"--prometheus: {reason}")
     return chosen
@@ -78,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("\nended")
         return 130
-    except (RuntimeError, TimeoutError, AssertionError, prometheus.Trouble, OSError) as error:
+    except (RuntimeError, ValueError, AssertionError, prometheus.Trouble, OSError) as error:
         print(f"demo-traffic: {error}", file=sys.stderr)
         return 1
 

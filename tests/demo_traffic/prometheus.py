@@ -78,7 +78,7 @@ class Prometheus:
             for row in found["result"]
         ]
 
-    def scraped_after(self, moment: float, seconds: float = 15.0) -> None:
+    def scraped_after(self, moment: float, seconds: float = 30.0) -> None:
         """Wait for a scrape that began after `moment` (Unix seconds)."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

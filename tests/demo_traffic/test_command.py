@@ -22,7 +22,9 @@ def test_it_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in said
 
 
-@pytest.mark.parametrize("arguments", [["--seconds", "5"], ["--seconds", "nan"], ["--pace", "0"], ["--port", "http"]])
+@pytest.mark.parametrize(
+    "arguments", [["--seconds", "5"], ["--seconds", "nan"], ["--pace", "0"], ["--port", "http"], ["--port", "0"]]
+)
 def test_what_makes_no_sense_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
