@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.conftest import Serve
 from tests.pages import browser as browsers
@@ -298,6 +298,20 @@ def test_everything_is_reached_by_keyboard(house: House, browser: Browser) -> No
         page.locator('form[action="/admin/sign-out"] button').focus()
         page.keyboard.press("Enter")
         expect(page.locator("#secret")).to_be_visible()
+        assert seen.blame() == []
+
+
+def test_a_page_of_an_older_router_loads_itself_again(house: House, browser: Browser) -> None:
+    with visit(browser, house.router.url) as seen:
+        page = seen.sign_in(house.router.admin_token)
+
+        def upgraded(route: Route) -> None:
+            answer = route.fetch()
+            route.fulfill(response=answer, body=re.sub('data-build="', 'data-build="newer ', answer.text()))
+
+        page.route("**/admin/overview", upgraded)
+        with page.expect_navigation(wait_until="load"):
+            page.evaluate("htmx.trigger('#overview', 'refresh')")
         assert seen.blame() == []
 
 

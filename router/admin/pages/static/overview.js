@@ -52,7 +52,7 @@
     if (state === "stale") document.documentElement.dataset.stale = "";
     else delete document.documentElement.dataset.stale;
     const told = live.querySelector("[data-words]");
-    const words = state === "live" ? live.dataset.live : live.dataset.stale.replace("{time}", body()?.dataset.asOf ?? "");
+    const words = state === "live" ? live.dataset.live : live.dataset.stale.replace("{time}", body().dataset.asOf);
     live.dataset.state = state;
     if (told.textContent !== words) told.textContent = words;
   }
@@ -62,8 +62,12 @@
     if (!failing) lastGood = Date.now();
     showState();
   });
+  const build = body().dataset.build;
+
   document.body.addEventListener("htmx:afterSettle", () => {
-    serverStale = body()?.dataset.stale === "yes";
+    // The router was upgraded: a page on a wall would else run the old scripts for ever.
+    if (body().dataset.build !== build) location.reload();
+    serverStale = body().dataset.stale === "yes";
     showState();
     drawAll();
   });
@@ -102,7 +106,7 @@
   }
 
   function flush() {
-    if (paused || !waiting.size) return;
+    if (paused || !waiting.size || !rows()) return;
     for (const row of waiting.values()) put(row);
     waiting.clear();
     const list = rows();
@@ -142,8 +146,10 @@
     unsaid = 0;
   }, 10000);
 
+  let stream;
+
   function listen() {
-    const stream = new EventSource(main.dataset.live);
+    stream = new EventSource(main.dataset.live);
     stream.addEventListener("open", () => {
       if (failing) refresh();
       streaming = true;
@@ -166,8 +172,12 @@
       setTimeout(listen, backoff);
       backoff = Math.min(backoff * 2, 30000);
     });
-    addEventListener("pagehide", () => stream.close(), { once: true });
   }
+
+  addEventListener("pagehide", () => stream.close());
+  addEventListener("pageshow", (event) => {
+    if (event.persisted) location.reload(); // back from the browser's memory, where time stood still
+  });
 
   // --- charts -------------------------------------------------------------------------------------------------------
 
@@ -288,7 +298,7 @@
   new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 
-  serverStale = body()?.dataset.stale === "yes";
+  serverStale = body().dataset.stale === "yes";
   showState();
   drawAll();
   listen();
