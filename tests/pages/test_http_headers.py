@@ -1,0 +1,105 @@
+"""What the pages' answers carry: headers, files, language and theme; and what is not theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+
+from router.admin.pages.security import CSP
+from tests.pages.house import TOKEN, House
+from tests.pages.site import Answer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def private(answer: Answer) -> None:
+    headers = answer.headers
+    assert headers["content-security-policy"] == CSP
+    assert "unsafe" not in CSP
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+    assert headers["cross-origin-opener-policy"] == "same-origin"
+    assert headers["x-frame-options"] == "DENY"
+    assert "access-control-allow-origin" not in headers
+
+
+async def test_every_page_has_the_headers_that_keep_others_out(house: House) -> None:
+    site = await house.sign_in(TOKEN)
+    asked = [
+        ("GET", "/admin", 200),
+        ("HEAD", "/admin", 200),
+        ("GET", "/admin/", 200),
+        ("GET", "/admin/overview", 200),
+        ("HEAD", "/admin/overview", 200),
+        ("HEAD", "/admin/live", 200),
+        ("GET", "/admin/nothing", 404),
+        ("GET", "/admin/static/nothing.0123456789ab.js", 404),
+        ("GET", "/admin/static/../../keys.py", 404),
+        ("GET", "/admin/sign-in", 405),
+        ("DELETE", "/admin", 405),
+        ("POST", "/admin/overview", 405),
+    ]
+    for method, path, status in asked:
+        answer = await asyncio.to_thread(site.ask, method, path, None, {"accept": "text/html", "origin": site.origin})
+        assert answer.status == status, (method, path)
+        private(answer)
+        if method == "HEAD":
+            assert answer.body == b""
+        elif status >= 400:
+            assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["allow"] == "GET, HEAD"
+    private(await asyncio.to_thread(house.site().get))
+
+
+async def test_programs_are_told_in_json_and_a_session_does_not_open_the_api(house: House) -> None:
+    site = await house.sign_in(TOKEN)
+    for path in ("/admin/nothing", "/admin/api/keys", "/admin/api/nothing", "/admin/openapi.json"):
+        answer = await asyncio.to_thread(site.get, path, accept="text/html" if "api" in path else "*/*")
+        assert (answer.status, answer.headers["content-type"]) == (401, "application/json"), path
+
+
+async def test_files_are_kept_for_ever(house: House) -> None:
+    page = await asyncio.to_thread(house.site().get)
+    urls = sorted(set(re.findall(r'/admin/static/[^"]+', page.text)))
+    assert urls
+    for url in urls:
+        assert re.search(r"\.[0-9a-f]{12}\.[a-z0-9]+$", url)
+        whole = await asyncio.to_thread(house.site().get, url)
+        assert whole.status == 200
+        assert whole.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert whole.headers["x-content-type-options"] == "nosniff"
+        packed = await asyncio.to_thread(house.site().get, url, accept_encoding="gzip")
+        assert packed.headers.get("content-encoding") in ("gzip", None)
+        assert len(packed.body) <= len(whole.body)
+
+
+async def test_language_and_theme_are_kept_in_a_cookie(house: House) -> None:
+    site = house.site()
+    assert 'lang="zh-CN"' in (await asyncio.to_thread(site.get, accept_language="zh-CN,zh;q=0.9,en;q=0.8")).text
+    assert 'lang="en"' in (await asyncio.to_thread(site.get, accept_language="de")).text
+    answer = await asyncio.to_thread(site.post, "/admin/preferences", {"lang": "zh", "theme": "dark"})
+    assert answer.status == 303
+    assert answer.set_cookies[0].endswith("Path=/admin; HttpOnly; SameSite=Lax")
+    page = await asyncio.to_thread(site.get)
+    assert 'lang="zh-CN"' in page.text
+    assert 'data-theme="dark"' in page.text
+    await asyncio.to_thread(site.post, "/admin/preferences", {"lang": "en"})  # the theme stays
+    page = await asyncio.to_thread(site.get)
+    assert 'lang="en"' in page.text
+    assert 'data-theme="dark"' in page.text
+    await asyncio.to_thread(site.post, "/admin/preferences", {"lang": '"><script>', "theme": "javascript:"})
+    site.cookies["switchyard_preferences"] = "<script>.<b>"
+    page = await asyncio.to_thread(site.get)
+    assert "<b>" not in page.text
+    assert 'data-theme="auto"' in page.text
+
+
+async def test_a_link_on_another_site_leads_to_the_page_all_the_same(house: House) -> None:
+    site = await house.sign_in(TOKEN)
+    stranger = house.site()  # the browser keeps a strict cookie back there
+    assert (await asyncio.to_thread(stranger.get, sec_fetch_site="cross-site")).headers["refresh"] == "0"
+    assert "refresh" not in (await asyncio.to_thread(stranger.get, sec_fetch_site="same-origin")).headers
+    assert "refresh" not in (await asyncio.to_thread(site.get, sec_fetch_site="same-origin")).headers
