@@ -165,7 +165,7 @@ def _counted(series: Series, family: Family) -> float:
 def _summed(series: Series, family: Family) -> list[float]:
     """A histogram's numbers over all workers."""
     size = family.cells
-    parts: list[list[float]] = [cells[place : place + size].tolist() for cells, place in series.parts]
+    parts = [list(cells[place : place + size]) for cells, place in series.parts]
     return parts[0] if len(parts) == 1 else list(map(sum, zip(*parts, strict=True)))
 
 

@@ -16,9 +16,8 @@ HEAD = """# Metrics
 
 Made by `python -m tools.metrics_page` from `router/metric_table.py`; do not edit.
 
-`/metrics` is in Prometheus's text format (in OpenMetrics for scrapers that take nothing else). Who may read it, and what
-several workers show:
-[operating](operating.md#metrics).
+`/metrics` is in Prometheus's text format (in OpenMetrics for scrapers that take nothing else). Who may read it, and
+what several workers show: [operating](operating.md#metrics).
 
 ## Families
 
