@@ -326,7 +326,13 @@ class _Console:
         runtime, host, port = self._runtime, self._host, self._port
         base = f"http://{_host(host)}:{port}"
         providers = runtime.snapshot.providers.values()
-        lines = ["", f"Switchyard {runtime.version} is ready after {seconds:.1f} s", "", f"  address      {base}/v1"]
+        lines = [
+            "",
+            f"Switchyard {runtime.version} is ready after {seconds:.1f} s",
+            "",
+            f"  address      {base}/v1",
+            f"  page         {base}/admin",
+        ]
         if self._metrics is not None:
             lines.append(f"  metrics      http://{_host(self._metrics[0])}:{self._metrics[1]}/metrics")
         for (own, own_port), name in runtime.listeners.items():
