@@ -15,7 +15,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 README, README_ZH = Path("README.md"), Path("README.zh-CN.md")
-BYTE_EXACT = ("tests/fixtures/", "tests/seeds/")  # recorded traffic and programs of others stay as they are
+# recorded traffic, and programs of others, stay as they are
+BYTE_EXACT = ("tests/fixtures/", "tests/seeds/", "router/admin/pages/static/vendor/")
 GENERATED = (
     "requirements.lock",
     "docker/requirements-slim.lock",

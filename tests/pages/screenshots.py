@@ -38,7 +38,7 @@ HOURS: Final = 47
 CURVE: Final = (12, 6, 4, 3, 3, 6, 14, 40, 96, 160, 190, 172, 110, 140, 200, 214, 190, 156, 110, 84, 70, 52, 34, 20)
 """Calls by hour of the day."""
 PLAY_SECONDS: Final = 20.0
-PACE: Final = 4.0
+PACE: Final = 2.5
 
 
 class Picture(NamedTuple):
