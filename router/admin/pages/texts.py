@@ -126,7 +126,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "stat.cost": ("Cost", "费用"),
     "stat.tokens_in": ("Tokens in", "输入 token"),
     "stat.tokens_out": ("Tokens out", "输出 token"),
-    "stat.fallbacks": ("Fallbacks", "兜底次数"),
+    "stat.fallbacks": ("Fallbacks", "回退次数"),
     "stat.fallbacks.title": ("Answered by another model than the one planned first", "由备用模型回答的请求"),
     "stat.refused": ("Refused", "被拒绝"),
     "stat.refused.title": ("Calls that a limit refused", "因超出限额而被拒绝的请求"),
@@ -313,7 +313,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "tail.client_gone": ("Client left", "客户端断开"),
     "tail.refused": ("Refused", "已拒绝"),
     "tail.failed": ("Failed", "失败"),
-    "tail.fallback": ("Fallback: {reason}", "兜底：{reason}"),
+    "tail.fallback": ("Fallback: {reason}", "回退：{reason}"),
     "tail.estimated": ("estimated", "估算"),
     "tail.nobody": ("nobody", "无"),
 }
