@@ -75,6 +75,9 @@
     if (!document.hidden) refresh();
   });
   setInterval(showState, 1000);
+  setInterval(() => {
+    if (failing) refresh(); // more often than usual, until the router is back
+  }, 2000);
 
   function refresh() {
     htmx.trigger(main, "refresh");
