@@ -31,6 +31,9 @@ REMEMBERED: Final = 600.0
 """Seconds for which an hour that is over is not read again; what was kept in a journal may come late."""
 AGAIN: Final = 3
 """Hours that are over which one reading reads again, the oldest readings first: all of them would take long."""
+SUMMED_SECONDS: Final = 3 * 86400
+"""Seconds for which an hour's sums of all teams are kept in the store, once it is over: for other workers and routers,
+and for those that start."""
 TEAMS_KNOWN: Final = 5.0
 """Seconds for which the list of teams is not read again."""
 HOURS: Final = 24
@@ -61,8 +64,8 @@ class Overviews:
         self._recent = RecentReader(self._usage)
         self._rate = rate
         self._clock = keys.clock
-        self._past: dict[int, tuple[float, tuple[str, ...], dict[Where, Amounts], bool]] = {}
-        """Sums of all teams by hour: when they were read, of which teams, the sums, and if the hour was over then."""
+        self._past: dict[int, tuple[float, dict[Where, Amounts], bool]] = {}
+        """Sums of all teams by hour: when they were read, the sums, and if the hour was over then."""
         self._teams: tuple[float, Sequence[TeamRecord]] = (0.0, ())
         self._board: tuple[float, Board] | None = None
         self._reading: asyncio.Task[Board] | None = None
@@ -78,6 +81,12 @@ class Overviews:
             self._reading = asyncio.create_task(self._read_board())
         # Who leaves does not end the reading of the others.
         return await asyncio.shield(self._reading)
+
+    def warm(self) -> None:
+        """Begin to read what `board` will be asked for soon: somebody is about to sign in."""
+        if self._board is None and (self._reading is None or self._reading.done()):
+            self._reading = asyncio.create_task(self._read_board())
+            self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())  # told to who asks
 
     async def _read_board(self) -> Board:
         loop = asyncio.get_running_loop()
@@ -118,32 +127,42 @@ class Overviews:
         return known
 
     async def _hours(
-        self, teams: Sequence[Team], hours: Iterable[int], now: float, moment: float
+        self, teams: Sequence[Team], hours: Sequence[int], now: float, moment: float
     ) -> Mapping[int, dict[Where, Amounts]]:
         """The sums of these hours, of all teams together."""
-        ids = tuple(team.id for team in teams)
-        wanted, again = [], []
-        for hour in hours:
-            past = self._past.get(hour)
-            if past is None or past[1] != ids or not past[3]:
-                wanted.append(hour)
-            elif moment >= past[0] + REMEMBERED:
-                again.append((past[0], hour))
-        wanted += [hour for _, hour in sorted(again)[:AGAIN]]
-        commands = [("HGETALL", f"sy:{{{team}}}:sh:{hour}") for hour in wanted for team in ids]
+
+        def over(hour: int) -> bool:
+            return now > (hour + 1) * HOUR + SETTLED
+
+        unknown = [hour for hour in hours if over(hour) and (hour not in self._past or not self._past[hour][2])]
+        summed = await self._cabinet.gather([("GET", _summed_name(hour)) for hour in unknown])
+        for hour, raw in zip(unknown, summed, strict=True):
+            if (told := rows.unpacked(raw)) is not None:
+                self._past[hour] = (moment, told, True)
+        again = sorted((self._past[hour][0], hour) for hour in hours if hour in self._past and self._past[hour][2])
+        wanted = [hour for hour in hours if hour not in self._past or not self._past[hour][2]]
+        wanted += [hour for read, hour in again[:AGAIN] if moment >= read + REMEMBERED]
+        commands = [("HGETALL", f"sy:{{{team.id}}}:sh:{hour}") for hour in wanted for team in teams]
         answers = iter(await self._cabinet.gather(commands))
         for number, hour in enumerate(wanted):
             sums: dict[Where, Amounts] = {}
-            for _ in ids:
+            for _ in teams:
                 for where, amounts in rows.sums_of_hour(next(answers)).items():
                     rows.add(sums.setdefault(where, rows.nothing()), amounts)
-            self._past[hour] = (moment, ids, sums, now > (hour + 1) * HOUR + SETTLED)
+            self._past[hour] = (moment, sums, over(hour))
             if number % 10 == 9:
                 await asyncio.sleep(0)  # calls first
+        await self._cabinet.gather(
+            [
+                ("SET", _summed_name(hour), rows.packed(self._past[hour][1]), "EX", SUMMED_SECONDS)
+                for hour in wanted
+                if over(hour)
+            ]
+        )
         oldest = min(hours, default=0)
         for hour in [hour for hour in self._past if hour < oldest]:
             del self._past[hour]
-        return {hour: past[2] for hour, past in self._past.items()}
+        return {hour: past[1] for hour, past in self._past.items()}
 
     async def _key_rows(self, teams: Sequence[Team], now: float) -> tuple[KeyRow, ...]:
         """The keys that cost, or used, the most today, and some that limits refused the most."""
@@ -389,6 +408,11 @@ def _total(some: Iterable[Amounts]) -> Amounts:
     for amounts in some:
         rows.add(total, amounts)
     return total
+
+
+def _summed_name(hour: int) -> str:
+    """An hour of all teams together, in a slot of its own: what its teams' hashes say, by who read them."""
+    return f"sy:sums:{hour}"
 
 
 def _day(now: float, team: Team) -> str:

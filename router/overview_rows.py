@@ -194,6 +194,25 @@ def sums_of_hour(fields: Mapping[bytes, bytes]) -> dict[Where, Amounts]:
     return found
 
 
+def packed(sums: Mapping[Where, Amounts]) -> bytes:
+    """Sums for the store."""
+    return msgspec.json.encode([(*where, amounts) for where, amounts in sums.items()])
+
+
+def unpacked(raw: bytes | None) -> dict[Where, Amounts] | None:
+    """What `packed` has made; None for nothing, and for what another version has made."""
+    try:
+        found = _decode(raw) if raw is not None else None
+    except msgspec.DecodeError:
+        return None
+    if found is None or any(len(amounts) != len(FIELDS) for _, _, amounts in found):
+        return None
+    return {(model, provider): amounts for model, provider, amounts in found}
+
+
+_decode: Final = msgspec.json.Decoder(list[tuple[str, str, Amounts]]).decode
+
+
 def model_rows(found: Mapping[Where, Amounts], most: int) -> tuple[ModelRow, ...]:
     """Those that cost, then used, the most."""
     rows = [ModelRow(model, provider, Sums(*amounts)) for (model, provider), amounts in found.items() if provider]

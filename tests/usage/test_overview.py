@@ -217,3 +217,35 @@ async def test_the_store_is_away(keys: Keys, store: Store, overviews: Overviews)
 
 def test_the_store_s_names_are_those_of_the_sums() -> None:
     assert len(FIELDS) == len(Sums.__struct_fields__)
+
+
+async def test_hours_that_are_over_are_kept_for_others(keys: Keys, calls: Calls, overviews: Overviews) -> None:
+    ann, _ = await keys.create(Change(name="ann"))
+    await calls.settle(ann, NOW - 2 * HOUR, in_=7, cost=3)
+    await calls.settle(ann, model="now")
+    first = await overviews.board()
+    name = f"sy:{{{ann.team}}}:sh:{int(NOW) // HOUR - 2}"
+    assert await calls.store.run("DEL", name) == 1
+    other = Overviews(keys, lambda: 7.0)  # another worker, or this one after its restart
+    assert (await other.board()).today == first.today
+    await calls.store.run("SET", f"sy:sums:{int(NOW) // HOUR - 2}", b'[["of another version",1]]')
+    assert (await Overviews(keys, lambda: 7.0).board()).today.calls == 1
+
+
+async def test_who_is_about_to_sign_in_finds_the_numbers_read(keys: Keys, calls: Calls, overviews: Overviews) -> None:
+    ann, _ = await keys.create(Change(name="ann"))
+    await calls.settle(ann)
+    overviews.warm()
+    board = await overviews.board()
+    assert board.today.calls == 1
+    overviews.warm()
+    assert await overviews.board() is board
+
+
+async def test_numbers_that_cannot_be_read_beforehand_are_asked_for_again(
+    keys: Keys, store: Store, overviews: Overviews
+) -> None:
+    await store.close()
+    overviews.warm()
+    with pytest.raises(StoreUnavailable):
+        await overviews.board()

@@ -131,6 +131,10 @@ class Sights:
             return self._board, True
         return self._board, False
 
+    def warm(self) -> None:
+        """Begin to read the numbers, where there never were any: somebody is about to sign in."""
+        self._overviews.warm()
+
     async def own(self, key: Key, *, away: bool = False) -> tuple[Own | None, bool]:
         """The same for a key's holder."""
         if away:

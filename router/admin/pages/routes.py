@@ -164,6 +164,7 @@ class Pages:
         elif header(asked.scope["headers"], b"sec-fetch-site") == "cross-site":
             # A link on another site: the browser keeps the cookie back once, and brings it when the page asks again.
             extra.append((b"refresh", b"0"))
+        self._sights.warm()
         await self._sign_in_page(asked, 200, None, extra=extra)
 
     async def _fragment(self, asked: Asked) -> None:
