@@ -46,7 +46,7 @@ MOST_TEAMS_READ: Final = 500
 """Teams whose limits are read; of more, the first by name."""
 MOST_ERRORS: Final = 10
 MOST_REQUESTS: Final = 50
-MOST_ENTRIES: Final = 2000
+MOST_ENTRIES: Final = 600
 """Entries of recent requests that one reading takes of all teams together."""
 MOST_OWN: Final = 50
 """Models of one key that are read."""

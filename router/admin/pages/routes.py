@@ -209,6 +209,7 @@ class Pages:
             return
         if asked.session is not None:
             await self._sessions.close(asked.session)
+        self._sights.warm()
         await self._redirect(asked, [session_cookie(made, LONGEST, https=asked.https)])
 
     async def _signing_out(self, asked: Asked) -> None:
