@@ -28,11 +28,12 @@ a tab, a metric is `<model>\t<provider>\t<name>`.
 
 What is used is added up for reports (`uh:<hour>` and `ud:<day>`, by key, model and provider), and for pages in sums that are
 read whole however many calls and keys there are:
-  sh:<hour>             all keys together: the metrics as they are, and `\t\trefused`
+  sh:<hour>             all keys together: the metrics as they are, and `\t\trefused`; beyond MOST_FIELDS of them the model is `other`
   km:<key>:<day>        the set of `<model>\t<provider>` that a key has used: with it the key's own sums are found by name
-  rh:<hour>             how often each key was refused by a limit
+  kr:<key>:<day>        `<hour>\t<name>`: what a key used of models that are not in its set, which holds MOST_MODELS at the most
+  rh:<hour>             how often each key was refused by a limit; with `\t<limit>` after it, by which
   top:<day>:<what>      the day's keys in order of what they cost, their tokens, or how often a limit refused them
-  errors                a stream like `recent`, of failed and lost calls and of the first refusal of a key in each hour
+  errors                a stream like `recent`, of failed and lost calls and of the first refusal of a key by a limit in an hour
 ]]
 
 local LEASES, HOLDS, RECENT, ERRORS = 'leases', 'holds', 'recent', 'errors'
@@ -44,6 +45,8 @@ local KEEP_SUMS = 8 * 86400
 local KEEP_KEYS = 3 * 86400
 local MOST_RECENT = 2000
 local MOST_ERRORS = 200
+local MOST_FIELDS = 1000
+local MOST_MODELS = 50
 local ORDERED = {cost = 'cost', ['in'] = 'tokens', out = 'tokens'}
 
 local OK, REFUSED, STALE, CLOCK, DONE, EXPIRED = 1, 0, 2, 4, 5, 6
@@ -231,29 +234,50 @@ local function order(prefix, day, what, key, amount)
   end
 end
 
+-- A model and provider as an hour's sums name it: callers may ask for any number of models where a pattern routes them.
+local function shown_as(all, where)
+  if redis.call('HLEN', all) >= MOST_FIELDS and redis.call('HEXISTS', all, where .. '\tcalls') == 0 then
+    return (string.gsub(where, '^.*\t', 'other\t'))
+  end
+  return where
+end
+
+-- Whether a key's set of models has no room for one more.
+local function no_room(used, where)
+  if redis.call('SISMEMBER', used, where) == 1 then
+    return false
+  end
+  if redis.call('SCARD', used) >= MOST_MODELS then
+    return true
+  end
+  redis.call('SADD', used, where)
+  redis.call('EXPIRE', used, KEEP_KEYS, 'NX')
+  return false
+end
+
 local function note(prefix, bill, sign)
   if bill[4] == '' then
     return
   end
   local metrics, hour, day, key = bill[5], bill[6], bill[7], string.sub(bill[4], 1, -2)
   local by_hour, by_day, all = prefix .. 'uh:' .. hour, prefix .. 'ud:' .. day, prefix .. 'sh:' .. hour
-  local orders, last = {cost = 0, tokens = 0}, nil
+  local orders, last, rest, shown = {cost = 0, tokens = 0}, nil, nil, nil
   for at = 1, #metrics, 2 do
     local metric, amount = metrics[at], metrics[at + 1] * sign
     local where, name = string.match(metric, '^(.*)\t(.*)$')
     sum(by_hour, bill[4] .. metric, amount, KEEP_HOURS)
     sum(by_day, bill[4] .. metric, amount, KEEP_DAYS)
-    sum(all, metric, amount, KEEP_SUMS)
+    if where ~= last then
+      last = where
+      shown, rest = shown_as(all, where), no_room(prefix .. 'km:' .. key .. ':' .. day, where)
+    end
+    sum(all, shown .. '\t' .. name, amount, KEEP_SUMS)
+    if rest then
+      sum(prefix .. 'kr:' .. key .. ':' .. day, hour .. '\t' .. name, amount, KEEP_KEYS)
+    end
     local what = ORDERED[name]
     if what then
       orders[what] = orders[what] + amount
-    end
-    if where ~= last then
-      last = where
-      local used = prefix .. 'km:' .. key .. ':' .. day
-      if redis.call('SADD', used, where) == 1 then
-        redis.call('EXPIRE', used, KEEP_KEYS, 'NX')
-      end
     end
   end
   order(prefix, day, 'cost', key, orders.cost)
@@ -284,10 +308,11 @@ local function turn_away(prefix, hour, key, day, row, check)
   sum(prefix .. 'sh:' .. hour, '\t\trefused', 1, KEEP_SUMS)
   order(prefix, day, 'refused', key, 1)
   local refusals = prefix .. 'rh:' .. hour
-  if redis.call('HINCRBY', refusals, key, 1) == 1 then
+  local name = string.match(check[2], '^[nw]:team') and 'team.' .. check[3] or check[3]
+  redis.call('HINCRBY', refusals, key, 1)
+  if redis.call('HINCRBY', refusals, key .. '\t' .. name, 1) == 1 then
     redis.call('EXPIRE', refusals, KEEP_KEYS, 'NX')
     if row ~= '' then
-      local name = string.match(check[2], '^[nw]:team') and 'team.' .. check[3] or check[3]
       local told = string.sub(row, 1, -2) .. ',"status":429,"outcome":"limit","limit":' .. cjson.encode(name) .. '}'
       redis.call('XADD', prefix .. ERRORS, 'MAXLEN', '~', MOST_ERRORS, '*', 'r', told)
     end

@@ -265,7 +265,7 @@ def seen(dump: Sequence[tuple[bytes, Any]]) -> Seen:
             tombstones |= {(suffix.partition(":")[2], call): mark for call, mark in _pairs(value)}
         elif kind in ("uh", "ud"):
             usage[suffix] = {name: int(number) for name, number in _pairs(value) if int(number)}
-        elif kind in ("sh", "rh", "top"):
+        elif kind in ("sh", "kr", "rh", "top"):
             sums[suffix] = {name: int(number) for name, number in _pairs(value) if int(number)}
         elif kind == "km":
             used_models[suffix] = frozenset(where.decode() for where in value)

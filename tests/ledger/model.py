@@ -116,8 +116,8 @@ class Account:
     rates: dict[str, Rate] = field(default_factory=dict)
     used: dict[str, int] = field(default_factory=dict)
     rows: int = 0
-    refused: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    """Refusals by hour, key and day."""
+    refused: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+    """Refusals by hour, key, day and limit."""
 
     def copy(self) -> Account:
         return Account(
@@ -174,8 +174,9 @@ class Account:
             if (bill := ended.bill) and bill.prefix:
                 for metric, amount in bill.metrics:
                     _add(tables, bill.hour, bill.prefix.strip(), bill.day, metric, amount)
-        for (hour, key, day), times in self.refused.items():
+        for (hour, key, day, limit), times in self.refused.items():
             _add(tables, hour, key, day, "\t\trefused", times)
+            tables[f"rh:{hour}"][f"{key}\t{limit}"] += times
         return {name: kept for name, table in tables.items() if (kept := +table)}
 
     # --- functions
@@ -211,7 +212,9 @@ class Account:
             if refused:
                 index, one = max(refused, key=lambda item: (item[1].weight, -item[0]))
                 if key:
-                    self.refused[hour, key, day] += 1
+                    check = checks[index]
+                    of_team = check.suffix.startswith(("n:team", "w:team"))
+                    self.refused[hour, key, day, ("team." if of_team else "") + check.name] += 1
                 return [REFUSED, now, index, one.why, one.spent, one.held, one.retry]
             self.holds[call] = Hold(hour, now // 1000, tuple(checks), None, now + lease)
             self._open(checks)

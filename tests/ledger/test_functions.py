@@ -558,7 +558,7 @@ def test_pages_read_sums_and_the_day_s_keys_in_order(story: Story) -> None:
         "gpt-4.1\topenai\tcost": 7,
         "\t\trefused": 3,
     }
-    assert sums[f"rh:{HOURS}"] == {"k1": 3}
+    assert sums[f"rh:{HOURS}"] == {"k1": 3, "k1\trpm": 3}
     assert story.account.seen().used_models == {"km:k1:2026-11-18": {"gpt-4.1\topenai"}}
     assert sums["top:2026-11-18:cost"] == {"k1": 7}
     assert sums["top:2026-11-18:tokens"] == {"k1": 100}
@@ -579,6 +579,24 @@ def test_errors_are_told_apart_and_a_key_s_first_refusal_with_them(story: Story)
     rows = [json.loads(fields[b"r"]) for _, fields in story.account.ask("XRANGE", PREFIX + "errors", "-", "+")]
     assert rows[:2] == [{"id": "bad"}, {"id": "lost", "lost": True}]
     assert rows[2:] == [{"id": "r1", "status": 429, "outcome": "limit", "limit": 'rpm["x*]'}]
+
+
+def test_models_beyond_a_number_are_summed_together(story: Story) -> None:
+    many = 250
+    for number in range(many):
+        where = f"made-up-{number}\twide"
+        used = tuple((f"{where}\t{name}", 1) for name in ("calls", "in", "out", "cost", "estimated"))
+        story.reserve(0, call=f"c{number}")
+        story.settle(0, f"c{number}", used=replace(bill(), metrics=used))
+    seen = story.account.seen()
+    hour = seen.sums[f"sh:{HOURS}"]
+    assert 1000 <= len(hour) <= 1010
+    assert sum(amount for name, amount in hour.items() if name.endswith("\tcalls")) == many
+    assert hour["other\twide\tcalls"] == many - 200
+    assert len(seen.used_models["km:k1:2026-11-18"]) == 50
+    assert seen.sums["kr:k1:2026-11-18"] == {
+        f"{HOURS}\t{name}": many - 50 for name in ("calls", "in", "out", "cost", "estimated")
+    }
 
 
 @contextmanager
