@@ -121,17 +121,29 @@ class Journal:
 
     def _create(self) -> None:
         path = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}.jsonl"
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._path = path
+        made = path.with_suffix(".new")  # not found by processes that start now: it is nobody's until it is locked
+        handle = os.open(made, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            made.rename(path)
+        except OSError:
+            os.close(handle)
+            raise
+        self._file, self._path = handle, path
 
     def _adopt(self) -> None:
         for path in sorted(self._folder.glob("*.jsonl")):
-            handle = os.open(path, os.O_RDWR)
+            try:
+                handle = os.open(path, os.O_RDWR)
+            except FileNotFoundError:
+                continue  # a process that starts just now has taken it over, and sent what was in it
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 os.close(handle)  # its process lives
+                continue
+            if os.fstat(handle).st_nlink == 0:
+                os.close(handle)  # removed between the two
                 continue
             self._read(path)
             self._adopted.append((path, handle))

@@ -146,11 +146,13 @@ class Runtime:
         on_model: Callable[[ModelState], None] | None = None,
         on_made: Callable[[Bootstrap], None] | None = None,
         worker: bool = False,
+        serves: bool = True,
     ) -> None:
         """Open the store, make what a first start makes, and begin the background work. Raises StoreError.
 
-        `worker`: another process owns the store and has made the keys. `on_made` gets what was made, which may be
-        later when a remote store is down now.
+        `worker`: another process owns the store and has made the keys. `serves`: False for that process, which takes
+        no calls: what an earlier run left in the journal is the workers' to send, and to count. `on_made` gets what
+        was made, which may be later when a remote store is down now.
         """
         self.listeners = dict(listeners)
         undo = self._started
@@ -172,7 +174,7 @@ class Runtime:
         self.ledger = Ledger(
             self.store,
             self.keys,
-            data_dir=self.data_dir,
+            data_dir=self.data_dir if serves else None,
             yuan_per_dollar=lambda: self.config.prices.usd_cny,
             providers=lambda: [name for name, row in self.snapshot.providers.items() if row.limits],
             decided=self.metrics.decided,

@@ -197,7 +197,7 @@ async def _supervise(
     async with AsyncExitStack() as undo:
         try:
             undo.push_async_callback(runtime.stop)
-            await runtime.start(_listeners(config, sockets), on_model=say.model, on_made=say.made)
+            await runtime.start(_listeners(config, sockets), on_model=say.model, on_made=say.made, serves=False)
             directory = SlotDirectory(runtime.data_dir)
             undo.callback(directory.close)
             directory.keep_config(runtime.config.origin.data)

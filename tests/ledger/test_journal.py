@@ -6,8 +6,10 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -113,6 +115,39 @@ def test_what_a_killed_process_kept_is_taken_over_by_one(tmp_path: Path) -> None
         for journal in (alive, late, next_one):
             journal.close()
     assert files(tmp_path) == []
+
+
+def test_of_those_that_start_at_once_one_takes_over_and_each_keeps_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the first has sent and removed is nothing that the others may trip over; nor is a file just being made."""
+    for turn in range(12):
+        folder = tmp_path / str(turn)
+        for number in range(6):
+            left = opened(folder)
+            left.add(entry(number))
+            left.close()
+        ready = threading.Barrier(6)
+
+        def start(folder: Path = folder, ready: threading.Barrier = ready) -> tuple[Journal, list[tuple[str, bytes]]]:
+            journal = Journal(folder, lambda: NOW)
+            ready.wait(10)
+            journal.open()
+            found = entries(journal)
+            for number, _ in journal.waiting(10):
+                journal.done(number)
+            journal.add(entry(99))
+            return journal, found
+
+        with ThreadPoolExecutor(6) as pool:
+            started = [future.result(20) for future in [pool.submit(start) for _ in range(6)]]
+        taken = [one for _, found in started for one in found if one != entry(99)]
+        assert sorted(taken) == [entry(number) for number in range(6)]
+        assert len(files(folder)) == 6, "each has its own"
+        assert {path.read_bytes().count(b"\n") for path in files(folder)} == {1}
+        for journal, _ in started:
+            journal.close()
+    assert caplog.messages == [message for message in caplog.messages if "of an earlier run" in message]
 
 
 def test_torn_and_foreign_lines(tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from router.checks import pack_value
+from router.functions import account_keys, fcall
+from router.journal import Journal
 from tests.router.test_metric_text import promtool
 from tests.router.test_serve import Connections, failed, until, workers_of
 from tests.simulators.client import OPENAI, Client
@@ -255,6 +258,30 @@ def test_too_few_places_are_said(serve: Serve, config: Mapping[str, Any]) -> Non
     assert len(list(directory.iterdir())) == 1
     assert router.stop() == 0
     assert list(directory.iterdir()) == []
+
+
+def test_what_an_earlier_run_left_in_the_journal_is_sent_once_and_counted(
+    serve: Serve, config: Mapping[str, Any], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    left = Journal(data)
+    left.open()
+    for number in range(3):
+        bill = pack_value([0, 0, 0, "", [], "1", "1", ""])
+        left.add(("t", fcall("settle", account_keys("sy:{t}:"), ("sy:{t}:", f"c{number}", "1", b"\x90", bill, ""))))
+    left.close()
+    (file,) = (data / "journal").iterdir()
+    file.write_bytes(file.read_bytes() + b"torn\n" * 4)
+    router = serve({**config, "data_dir": str(data)}, None, ["--workers", "2", "--no-log"])
+    until(lambda: len(told(router)) == 2)
+    until(lambda: not file.exists())
+    with Connections(router) as both:
+        until(lambda: [total(text, "switchyard_journal_lost_total") for text in each(both)] == [4, 4])
+        until(lambda: [total(text, "switchyard_journal_entries") for text in each(both)] == [0, 0])
+    assert [line for line in router.err if "of an earlier run" in line] == [
+        "WARNING switchyard.ledger: 3 settlements of an earlier run are sent to the store"
+    ]
+    assert len(list((data / "journal").iterdir())) == 2, "the workers' own"
 
 
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
