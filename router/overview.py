@@ -8,18 +8,20 @@ moment share one reading.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta, tzinfo
 from typing import Any, Final
 
 from router import overview_rows as rows
 from router.keys import Keys
-from router.overview_rows import FIELDS, Amounts, Board, Hour, KeyRow, Own, RequestRow, Sums, TeamRow, Where
+from router.overview_keys import KeySums, day
+from router.overview_rows import Amounts, Board, Hour, KeyRow, Own, RequestRow, Sums, TeamRow, Where
 from router.periods import HOUR, begin, day_of, zone_of
-from router.recent import RecentReader, Row, Wanted, errors_name, recent_name, rows_of
-from router.records import DEFAULT_TEAM, Key, Record, TeamRecord, readable
+from router.recent import RecentReader, Wanted, errors_name, rows_of
+from router.records import DEFAULT_TEAM, Key, TeamRecord
 from router.standing import TEAM, Scope, standings
-from router.usage import Team, UsageReader, day_name, hour_name, team_of_record
+from router.usage import Team, UsageReader, team_of_record
 
 FRESH: Final = 2.0
 """Seconds for which a reading serves all who ask."""
@@ -42,14 +44,15 @@ MOST_REFUSED: Final = 3
 """Keys that are shown because limits refused them, whatever they used."""
 MOST_MODELS: Final = 10
 MOST_TEAMS: Final = 20
-MOST_TEAMS_READ: Final = 500
+MOST_TEAMS_READ: Final = 200
 """Teams whose limits are read; of more, the first by name."""
 MOST_ERRORS: Final = 10
 MOST_REQUESTS: Final = 50
 MOST_ENTRIES: Final = 600
 """Entries of recent requests that one reading takes of all teams together."""
-MOST_OWN: Final = 50
-"""Models of one key that are read."""
+LOOKS_SECONDS: Final = 60
+LEAST_LOOK: Final = 10
+"""Seconds over which calls per minute are reckoned, at most and at least."""
 MOST_OWNERS: Final = 1000
 """Holders of keys whose numbers are kept."""
 
@@ -69,7 +72,11 @@ class Overviews:
         self._teams: tuple[float, Sequence[TeamRecord]] = (0.0, ())
         self._board: tuple[float, Board] | None = None
         self._reading: asyncio.Task[Board] | None = None
+        self._looks: deque[tuple[float, Mapping[int, int]]] = deque()
+        """The calls of this hour and the one before, as they were at times of the last minute."""
         self._own: dict[str, tuple[float, Own]] = {}
+        self._owns: dict[str, asyncio.Task[Own]] = {}
+        self._key_sums = KeySums(keys.cabinet)
 
     # --- all teams
 
@@ -99,7 +106,7 @@ class Overviews:
             found = await self._hours(teams, _needed(now, zone), now, began)
             keys = await self._key_rows(teams, now)
             standing = await self._team_rows(records, now)
-            requests, errors, per_minute = await self._tails(teams, now)
+            requests, errors = await self._tails(teams, now)
         today, models = _over(found, _today(now, zone))
         board = Board(
             as_of=now,
@@ -112,7 +119,7 @@ class Overviews:
             teams=standing,
             errors=errors,
             requests=requests[:MOST_REQUESTS],
-            requests_per_minute=per_minute,
+            requests_per_minute=self._per_minute(found, requests, now),
             ttft_p95_ms=_percentile([row.first_content_ms for row in requests if row.stream]),
             rate=self._rate(),
         )
@@ -170,7 +177,7 @@ class Overviews:
         answers = iter(
             await self._cabinet.gather(
                 [
-                    ("ZRANGE", f"sy:{{{team.id}}}:top:{_day(now, team)}:{what}", 0, MOST_KEYS - 1, "REV", "WITHSCORES")
+                    ("ZRANGE", f"sy:{{{team.id}}}:top:{day(now, team)}:{what}", 0, MOST_KEYS - 1, "REV", "WITHSCORES")
                     for team in teams
                     for what in orders
                 ]
@@ -187,12 +194,13 @@ class Overviews:
         if refused := [item for item in refused if item[1][2]]:
             shown = shown[: MOST_KEYS - len(refused)] + refused
         wanted = [(team, key) for (team, key), _ in shown]
-        sums = await self._own_days(wanted, now)
-        records = await self._key_records(wanted)
+        sums = await self._key_sums.today(wanted, now)
+        records = await self._key_sums.records(wanted)
         limits = await standings(
             self._cabinet.store,
             [
-                Scope(team.id, key, record.limits if record is not None else (), team.zone)
+                # A key that has moved is counted anew where it is now.
+                Scope(team.id, key, record.limits if record is not None and record.team == team.id else (), team.zone)
                 for (team, key), record in zip(wanted, records, strict=True)
             ],
             rate=self._rate(),
@@ -203,90 +211,23 @@ class Overviews:
             for (team, key), record, used, some in zip(wanted, records, sums, limits, strict=True)
         )
 
-    async def _own_days(self, wanted: Sequence[tuple[Team, str]], now: float) -> list[Sums]:
-        """What each of these keys used today, in its team's time zone."""
-        models = await self._models([(team, key, _day(now, team)) for team, key in wanted])
-        return [
-            Sums(*_total(found.values()))
-            for found in await self._of_keys(
-                [
-                    (day_name(team.id, _day(now, team)), key, some)
-                    for (team, key), some in zip(wanted, models, strict=True)
-                ],
-                [("ZSCORE", f"sy:{{{team.id}}}:top:{_day(now, team)}:refused", key) for team, key in wanted],
-            )
-        ]
-
-    async def _models(self, wanted: Sequence[tuple[Team, str, str]]) -> list[list[Where]]:
-        """What a key has used on a day: at most MOST_OWN of it."""
-        names = [f"sy:{{{team.id}}}:km:{key}:{day}" for team, key, day in wanted]
-        answers = await self._cabinet.gather([("SRANDMEMBER", name, MOST_OWN) for name in names])
-        return [sorted(_where(one) for one in answer) for answer in answers]
-
-    async def _of_keys(
-        self, wanted: Sequence[tuple[str, str, Sequence[Where]]], refused: Sequence[tuple[str, ...]]
-    ) -> list[dict[Where, Amounts]]:
-        """The sums of keys in hashes of hours or days: for each the name of the hash, the key and what it used.
-        `refused` are the commands that answer how often limits refused it there."""
-        names = [name for name in FIELDS if name != b"refused"]
-        commands: list[tuple[str, ...]] = [
-            (
-                "HMGET",
-                table,
-                *(f"{key}\t{model}\t{provider}\t{name.decode()}" for model, provider in models for name in names),
-            )
-            for table, key, models in wanted
-            if models
-        ]
-        answers = iter(await self._cabinet.gather([*commands, *refused]))
-        found: list[dict[Where, Amounts]] = []
-        for _, _, models in wanted:
-            values = iter(next(answers) if models else ())
-            sums: dict[Where, Amounts] = {}
-            for where in models:
-                amounts = sums[where] = rows.nothing()
-                for name in names:
-                    amounts[FIELDS[name]] = rows.number(next(values))
-            found.append(sums)
-        for sums in found:
-            sums["", ""] = rows.nothing()
-            sums["", ""][FIELDS[b"refused"]] = int(float(next(answers) or 0))
-        return found
-
-    async def _key_records(self, wanted: Sequence[tuple[Team, str]]) -> list[Record | None]:
-        raws = await self._cabinet.gather([("GET", f"sy:{{{team.id}}}:key:{key}") for team, key in wanted])
-        found = [readable(raw) if raw is not None else None for raw in raws]
-        # It may have moved to another team since.
-        return [
-            record if record is not None else await self._cabinet.find(key)
-            for record, (_, key) in zip(found, wanted, strict=True)
-        ]
-
     async def _team_rows(self, records: Sequence[TeamRecord], now: float) -> tuple[TeamRow, ...]:
-        limited = [record for record in records if record.limits][:MOST_TEAMS_READ]
+        limited = [record for record in records if record.limits and record.state == "active"][:MOST_TEAMS_READ]
         scopes = [Scope(record.id, TEAM, record.limits, zone_of(record.timezone)) for record in limited]
         found = await standings(self._cabinet.store, scopes, rate=self._rate(), now=now)
         shown = [TeamRow(record.id, record.name, rows.bars(some)) for record, some in zip(limited, found, strict=True)]
         shown.sort(key=lambda row: -row.limits[0].share)
         return tuple(shown[:MOST_TEAMS])
 
-    async def _tails(
-        self, teams: Sequence[Team], now: float
-    ) -> tuple[tuple[RequestRow, ...], tuple[RequestRow, ...], float]:
-        """The newest requests and errors, newest first, and how many requests begin in a minute."""
-        each = max(4, min(MOST_ENTRIES // max(len(teams), 1), 4 * MOST_REQUESTS))
-        asked = [("XREVRANGE", recent_name(team.id), "+", "-", "COUNT", each) for team in teams]
-        asked += [("XREVRANGE", errors_name(team.id), "+", "-", "COUNT", MOST_ERRORS) for team in teams]
-        answers = await self._cabinet.gather(asked)
-        requests: list[tuple[Row, Team]] = []
-        errors: list[tuple[Row, Team]] = []
-        per_minute = 0.0
-        for team, recent, failed in zip(teams, answers[: len(teams)], answers[len(teams) :], strict=True):
-            some = rows_of(team, recent)
-            per_minute += _per_minute([rows.began(row) for row in some], now, whole=len(recent) < each)
-            requests += [(row, team) for row in some]
-            errors += [(row, team) for row in rows_of(team, failed)]
-        newest = sorted(requests, key=lambda one: -one[0]["_at"])[: 2 * MOST_REQUESTS]
+    async def _tails(self, teams: Sequence[Team], now: float) -> tuple[tuple[RequestRow, ...], tuple[RequestRow, ...]]:
+        """The newest requests and errors, newest first."""
+        # A few of each team first: those whose newest are among the newest of all are read on.
+        page = max(4, min(MOST_ENTRIES // max(len(teams), 1), 4 * MOST_REQUESTS))
+        newest = await self._recent.rows(Wanted(limit=2 * MOST_REQUESTS), teams, page=page)
+        answers = await self._cabinet.gather(
+            [("XREVRANGE", errors_name(team.id), "+", "-", "COUNT", MOST_ERRORS) for team in teams]
+        )
+        errors = [(row, team) for team, some in zip(teams, answers, strict=True) for row in rows_of(team, some)]
         worst = sorted(errors, key=lambda one: -one[0]["_at"])[:MOST_ERRORS]
         names = await self._usage.key_names(
             {str(row["key"]): team.id for row, team in (*newest, *worst) if row.get("key")}
@@ -294,8 +235,26 @@ class Overviews:
         return (
             tuple(rows.request_row(row, team.name, names) for row, team in newest),
             tuple(rows.request_row(row, team.name, names) for row, team in worst),
-            per_minute,
         )
+
+    def _per_minute(
+        self, found: Mapping[int, dict[Where, Amounts]], requests: Sequence[RequestRow], now: float
+    ) -> float:
+        """How many calls there are in a minute: by what was added to the sums in the last one, as far as this worker
+        has looked; else by the newest requests."""
+        hour = int(now) // HOUR
+        calls = {one: rows.total(found.get(one, {}).values())[0] for one in (hour - 1, hour)}
+        while self._looks and self._looks[0][0] < now - LOOKS_SECONDS:
+            self._looks.popleft()
+        before = self._looks[0] if self._looks else None
+        self._looks.append((now, calls))
+        if before is not None and now - before[0] >= LEAST_LOOK:
+            added = sum(max(amount - before[1].get(one, 0), 0) for one, amount in calls.items())
+            return 60 * added / (now - before[0])
+        began = [row.time for row in requests]
+        if len(began) < 2 * MOST_REQUESTS or min(began) < now - 60:
+            return float(sum(moment >= now - 60 for moment in began))
+        return 60 * len(began) / max(now - min(began), 0.05)
 
     # --- one key
 
@@ -305,14 +264,15 @@ class Overviews:
         known = self._own.get(key.id)
         if known is not None and loop.time() < known[0]:
             return known[1]
-        began = loop.time()
-        found = await self._read_own(key)
-        if len(self._own) >= MOST_OWNERS:
-            self._own.pop(next(iter(self._own)))
-        self._own[key.id] = (began + max(FRESH, (loop.time() - began) * SHARE), found)
-        return found
+        reading = self._owns.get(key.id)
+        if reading is None:
+            reading = self._owns[key.id] = asyncio.create_task(self._read_own(key))
+            reading.add_done_callback(lambda _: self._owns.pop(key.id, None))
+        return await asyncio.shield(reading)
 
     async def _read_own(self, key: Key) -> Own:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         now = self._clock()
         record = await self._cabinet.team(key.team)
         if record is None:  # nobody has written the team of keys without a team yet
@@ -326,32 +286,36 @@ class Overviews:
                 rate=rate,
                 now=now,
             )
-            days = sorted({day_of(hour * HOUR, team.zone).isoformat() for hour in _last(now)} | {_day(now, team)})
-            used = await self._models([(team, key.id, day) for day in days])
-            models = sorted({where for some in used for where in some})[:MOST_OWN]
-            hours = await self._of_keys(
-                [(hour_name(team.id, hour), key.id, models) for hour in _last(now)],
-                [("HGET", f"sy:{{{team.id}}}:rh:{hour}", key.id) for hour in _last(now)],
-            )
-            (today,) = await self._of_keys(
-                [(day_name(team.id, _day(now, team)), key.id, models)],
-                [("ZSCORE", f"sy:{{{team.id}}}:top:{_day(now, team)}:refused", key.id)],
-            )
-            recent = await self._recent.rows(Wanted(key=key.id, limit=MOST_REQUESTS), [team])
-        sums = Sums(*_total(today.values()))
-        return Own(
+            today, hours = await self._key_sums.hours(team, key.id, _last(now), now)
+            requests = await self._own_requests(key, team)
+        sums = Sums(*rows.total(today.values()))
+        found = Own(
             as_of=now,
             zone=str(team.zone),
             key=KeyRow(key.id, key.name, record.name, team.id, sums, rows.bars(own)),
             team_limits=rows.bars(shared),
             today=sums,
-            hours=tuple(
-                Hour(hour * HOUR, Sums(*_total(found.values()))) for hour, found in zip(_last(now), hours, strict=True)
-            ),
+            hours=tuple(Hour(hour * HOUR, used) for hour, used in zip(_last(now), hours, strict=True)),
             models=rows.model_rows({where: amounts for where, amounts in today.items() if any(amounts)}, MOST_MODELS),
-            requests=tuple(rows.request_row(row, record.name, {key.id: key.name}) for row, _ in recent),
+            requests=requests,
             rate=rate,
         )
+        self._own.pop(key.id, None)
+        if len(self._own) >= MOST_OWNERS:
+            self._own.pop(next(iter(self._own)))
+        self._own[key.id] = (began + max(FRESH, (loop.time() - began) * SHARE), found)
+        return found
+
+    async def _own_requests(self, key: Key, team: Team) -> tuple[RequestRow, ...]:
+        """The newest calls of a key, among the newest of its team, and what its limits refused."""
+        found = await self._recent.rows(
+            Wanted(key=key.id, limit=MOST_REQUESTS), [team], page=MOST_ENTRIES // 3, most=MOST_ENTRIES
+        )
+        (failed,) = await self._cabinet.gather([("XREVRANGE", errors_name(team.id), "+", "-", "COUNT", MOST_REQUESTS)])
+        known = {row["id"] for row, _ in found}
+        found += [(row, team) for row in rows_of(team, failed) if row.get("key") == key.id and row["id"] not in known]
+        found.sort(key=lambda one: -one[0]["_at"])
+        return tuple(rows.request_row(row, team.name, {key.id: key.name}) for row, _ in found[:MOST_REQUESTS])
 
 
 # --- spans of hours (Unix seconds // 3600)
@@ -363,23 +327,24 @@ def _last(now: float) -> range:
 
 
 def _today(now: float, zone: tzinfo) -> dict[int, float]:
-    """The hours of today, and the part of each that is meant. Days of zones that are half an hour off begin within an
-    hour, of which the half is taken."""
-    return _span(begin(day_of(now, zone), zone), now, end_whole=True)
+    """The hours of today, and the part of each that is meant: all, but where days begin within an hour (of UTC)."""
+    return _span(begin(day_of(now, zone), zone), now, now)
 
 
 def _yesterday(now: float, zone: tzinfo) -> dict[int, float]:
     """The hours of yesterday until this time of day."""
     today = day_of(now, zone)
     first = begin(today - timedelta(days=1), zone)
-    return _span(first, first + now - begin(today, zone), end_whole=False)
+    return _span(first, first + now - begin(today, zone), now)
 
 
-def _span(first: float, last: float, *, end_whole: bool) -> dict[int, float]:
-    hours = dict.fromkeys(range(int(first) // HOUR, int(last) // HOUR + 1), 1.0)
-    hours[int(first) // HOUR] = 1 - first % HOUR / HOUR
-    if not end_whole:
-        hours[int(last) // HOUR] = last % HOUR / HOUR
+def _span(first: float, last: float, now: float) -> dict[int, float]:
+    """The hours from `first` to `last`, and which part of what each of them holds by now is meant."""
+    hours: dict[int, float] = {}
+    for hour in range(int(first) // HOUR, int(last) // HOUR + 1):
+        begins, ends = hour * HOUR, min((hour + 1) * HOUR, now)
+        part = (min(ends, last) - max(begins, first)) / (ends - begins) if ends > begins else 0.0
+        hours[hour] = min(max(part, 0.0), 1.0)
     return hours
 
 
@@ -393,21 +358,14 @@ def _over(found: Mapping[int, dict[Where, Amounts]], span: Mapping[int, float]) 
     for hour, part in span.items():
         for where, amounts in found.get(hour, {}).items():
             rows.add(models.setdefault(where, rows.nothing()), amounts, part)
-    return Sums(*_total(models.values())), models
+    return Sums(*rows.total(models.values())), models
 
 
 def _hour(found: Mapping[int, dict[Where, Amounts]], hour: int) -> Hour:
-    return Hour(hour * HOUR, Sums(*_total(found.get(hour, {}).values())))
+    return Hour(hour * HOUR, Sums(*rows.total(found.get(hour, {}).values())))
 
 
 # --- small parts
-
-
-def _total(some: Iterable[Amounts]) -> Amounts:
-    total = rows.nothing()
-    for amounts in some:
-        rows.add(total, amounts)
-    return total
 
 
 def _summed_name(hour: int) -> str:
@@ -415,29 +373,10 @@ def _summed_name(hour: int) -> str:
     return f"sy:sums:{hour}"
 
 
-def _day(now: float, team: Team) -> str:
-    return day_of(now, team.zone).isoformat()
-
-
-def _where(member: bytes) -> Where:
-    model, _, provider = member.decode("utf-8", "replace").rpartition("\t")
-    return model, provider
-
-
 def _pairs(answer: Sequence[Any]) -> list[tuple[str, int]]:
     """Members and scores, as servers of either protocol version answer them."""
     flat = [part for one in answer for part in one] if answer and isinstance(answer[0], list | tuple) else answer
     return [(flat[at].decode(), int(float(flat[at + 1]))) for at in range(0, len(flat), 2)]
-
-
-def _per_minute(began: Sequence[float], now: float, *, whole: bool) -> float:
-    """How many calls begin in a minute, by the newest ones. `whole`: there are no more than these."""
-    if not began:
-        return 0.0
-    oldest = min(began)
-    if whole or oldest < now - 60:
-        return float(sum(moment >= now - 60 for moment in began))
-    return 60 * len(began) / max(now - oldest, 1.0)
 
 
 def _percentile(values: Iterable[float | None]) -> float | None:

@@ -6,7 +6,7 @@ seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -168,6 +168,14 @@ def add(into: Amounts, amounts: Sequence[int], part: float = 1.0) -> None:
     """Add sums, or a part of them."""
     for place, amount in enumerate(amounts):
         into[place] += amount if part == 1.0 else round(amount * part)
+
+
+def total(some: Iterable[Sequence[int]]) -> Amounts:
+    """All of them together."""
+    found = nothing()
+    for amounts in some:
+        add(found, amounts)
+    return found
 
 
 def number(value: bytes | None) -> int:

@@ -84,14 +84,17 @@ class RecentReader:
         cursor = max((found[0][0]["_at"] if found else 0) - OVERLAP, wanted.after or 0)
         return Recent([self._shown(row, team, names) for row, team in found], cursor)
 
-    async def rows(self, wanted: Wanted, teams: Sequence[Team]) -> list[tuple[Row, Team]]:
-        """The newest rows of these teams as they are kept, newest first (see `rows_of`)."""
+    async def rows(
+        self, wanted: Wanted, teams: Sequence[Team], *, page: int = PAGE, most: int = MOST_ENTRIES
+    ) -> list[tuple[Row, Team]]:
+        """The newest rows of these teams as they are kept, newest first (see `rows_of`). page: entries that are read of
+        a stream at once; most: of all streams together, about."""
         streams = [_Stream(team) for team in teams]
         async with self._usage.errors():
-            left = MOST_ENTRIES
+            left = most
             asked = streams
             while asked and left > 0:
-                left -= await self._page(asked, wanted)
+                left -= await self._page(asked, wanted, page)
                 # A stream is read on while it may hold one of the newest rows.
                 times = sorted(
                     (row["_at"] for s in streams for row in s.rows.values() if wanted.match(row)), reverse=True
@@ -102,16 +105,17 @@ class RecentReader:
         found.sort(key=lambda one: (one[0]["_at"], one[0]["id"]), reverse=True)
         return found[: wanted.limit]
 
-    async def _page(self, streams: Sequence[_Stream], wanted: Wanted) -> int:
+    async def _page(self, streams: Sequence[_Stream], wanted: Wanted, page: int) -> int:
         least = "-" if wanted.after is None else f"{wanted.after}-0"
         read = 0
         for start in range(0, len(streams), 50):
             some = streams[start : start + 50]
             answers = await self._usage.store.gather(
-                [("XREVRANGE", recent_name(stream.team.id), stream.last, least, "COUNT", PAGE) for stream in some]
+                [("XREVRANGE", recent_name(stream.team.id), stream.last, least, "COUNT", page) for stream in some]
             )
             for stream, entries in zip(some, answers, strict=True):
                 read += len(entries)
+                stream.over = len(entries) < page
                 _merge(stream, entries)
             await asyncio.sleep(0)  # others first
         return read
@@ -161,8 +165,6 @@ def errors_name(team: str) -> str:
 
 def _merge(stream: _Stream, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> None:
     """Entries come newest first."""
-    if len(entries) < PAGE:
-        stream.over = True
     for name, fields in entries:
         at = int(name.partition(b"-")[0])
         stream.last, stream.oldest = f"({name.decode()}", at

@@ -159,7 +159,7 @@ async def test_one_key_sees_its_own(keys: Keys, calls: Calls, overviews: Overvie
     assert [(hour.sums.calls, hour.sums.refused) for hour in own.hours if hour.sums != Sums()] == [(1, 0), (1, 1)]
     assert [(row.model, row.sums.calls) for row in own.models] == [("gpt-4o", 1)]
     assert {row.key for row in own.requests} == {"ann"}
-    assert len(own.requests) == 2
+    assert len(own.requests) == 3  # with the one that a limit refused
 
 
 async def test_days_are_those_of_the_default_team(keys: Keys, calls: Calls, overviews: Overviews) -> None:
@@ -249,3 +249,88 @@ async def test_numbers_that_cannot_be_read_beforehand_are_asked_for_again(
     overviews.warm()
     with pytest.raises(StoreUnavailable):
         await overviews.board()
+
+
+async def test_a_key_of_many_models_is_summed_whole(keys: Keys, calls: Calls, overviews: Overviews) -> None:
+    ann, _ = await keys.create(Change(name="ann"))
+    for number in range(70):
+        await calls.settle(ann, model=f"made-up-{number}", provider="wide", in_=2)
+        await calls.settle(ann, NOW - 20 * HOUR, model=f"made-up-{69 - number}", provider="wide", in_=3)
+    expected = Sums(calls=70, tokens_in=140)
+    board = await overviews.board()
+    assert board.keys[0].sums == board.today == expected
+    own = await overviews.own(ann)
+    assert own.today == expected
+    assert [hour.sums for hour in own.hours if hour.sums.calls] == [Sums(calls=70, tokens_in=210), expected]
+    assert own.models[0].model == "other"
+    assert own.models[0].sums.calls == 20
+
+
+async def test_a_day_that_begins_within_an_hour(keys: Keys, calls: Calls) -> None:
+    """A call a minute, at five past midnight in a zone that is half an hour off."""
+    await keys.teams.ensure_default()
+    await keys.teams.change("default", TeamChange(timezone="Asia/Kolkata"))
+    calls.zone = "Asia/Kolkata"
+    now = datetime(2026, 11, 22, 18, 35, tzinfo=UTC).timestamp()
+    keys.clock = lambda: now
+    key, _ = await keys.create(Change(name="ann"))
+    for minutes in (*range(60), *range(23 * 60, 25 * 60)):
+        await calls.settle(key, now - minutes * 60 - 1)
+    board = await Overviews(keys, lambda: 7.0).board()
+    assert abs(board.today.calls - 5) <= 1
+    assert abs(board.yesterday.calls - 5) <= 1
+
+
+async def test_a_busy_team_among_many_fills_the_table(keys: Keys, calls: Calls, overviews: Overviews) -> None:
+    for number in range(160):
+        await keys.teams.create(TeamChange(name=f"team-{number}"))
+    busy, _ = await keys.create(Change(name="busy", team="team-7"))
+    for second in range(60):
+        await calls.settle(busy, NOW - second / 2)
+    board = await overviews.board()
+    assert len(board.requests) == 50
+    assert board.requests_per_minute == 60
+
+
+async def test_calls_per_minute_are_those_that_were_added(
+    keys: Keys, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "FRESH", 0.0)
+    monkeypatch.setattr(overview, "SHARE", 0.0)
+    now = NOW
+    keys.clock = lambda: now
+    overviews = Overviews(keys, lambda: 7.0)
+    key, _ = await keys.create(Change(name="ann"))
+    await calls.settle(key, calls=500)
+    await overviews.board()
+    await calls.settle(key, calls=400)
+    now += 20
+    assert (await overviews.board()).requests_per_minute == 1200
+
+
+async def test_a_team_that_is_gone_is_not_shown(keys: Keys, overviews: Overviews) -> None:
+    limits = (Limit(measure="requests", window="day", amount=5),)
+    await keys.teams.create(TeamChange(name="here", limits=limits))
+    await keys.teams.create(TeamChange(name="gone", limits=limits))
+    await keys.teams.change("gone", TeamChange(state="revoked"))
+    assert [team.name for team in (await overviews.board()).teams] == ["here"]
+
+
+async def test_a_key_that_moved_has_its_limits_where_it_is(keys: Keys, calls: Calls, overviews: Overviews) -> None:
+    limits = (Limit(measure="requests", window="day", amount=5),)
+    ann, _ = await keys.create(Change(name="ann", team="alpha", limits=limits))
+    await keys.teams.create(TeamChange(name="beta"))
+    await calls.settle(ann, cost=9)
+    await keys.change(ann.id, Change(team="beta"))
+    moved = (await keys.get(ann.id)).key
+    await calls.settle(moved, cost=2)
+    board = await overviews.board()
+    assert [(row.team, row.sums.cost, len(row.limits)) for row in board.keys] == [("alpha", 9, 0), ("beta", 2, 1)]
+
+
+async def test_a_holder_sees_what_limits_refused(keys: Keys, calls: Calls, overviews: Overviews) -> None:
+    ann, _ = await keys.create(Change(name="ann"))
+    await calls.settle(ann)
+    await calls.refuse(ann)
+    own = await overviews.own(ann)
+    assert {(row.id, row.status, row.limit) for row in own.requests} == {("c1", 200, None), ("c2", 429, "rpm")}
