@@ -8,21 +8,28 @@ from typing import Final
 
 from router.credentials import shown_name
 from router.metric_table import OTHER
+from router.patterns import nearest
 from router.routing import Plan
-from router.snapshot import Snapshot, Target, base_name
+from router.snapshot import MAX_MODEL_NAME, Snapshot, Target, base_name
 
 LONGEST: Final = 100
 """Characters of a label."""
 
 
-def route_label(plan: Plan | None, snapshot: Snapshot) -> str:
+def route_label(plan: Plan | None, snapshot: Snapshot, asked: str | None = None) -> str:
     """The name that was asked for: of the config, a pattern of it, or discovered; `other` for what resolved to none of
-    these."""
-    if plan is None:
+    these. asked: the name of a call that was refused before it had a plan; None where it was not read."""
+    if plan is not None:
+        if plan.matched.startswith("pattern:"):
+            return plan.matched.removeprefix("pattern:")
+        asked = plan.asked_model
+    if not asked or len(asked) > MAX_MODEL_NAME:
         return OTHER
-    if plan.matched.startswith("pattern:"):
-        return plan.matched.removeprefix("pattern:")
-    entry = snapshot.entry(plan.asked_model)
+    entry = snapshot.entry(asked)
+    if plan is None and (entry is None or entry.kind != "configured"):
+        found = nearest(asked, snapshot.patterns)
+        if found is not None:
+            return found[0].text
     return entry.id if entry is not None else OTHER
 
 

@@ -225,9 +225,10 @@ class Metrics:
     ) -> None:
         """Count a finished call. `route` and `label(target)` are bounded labels; `bill` None: it was not settled."""
         answered = trace.answered
-        dialect, fallback, error = trace.dialect, trace.fallback, trace.error
+        dialect, fallback, error = trace.dialect, None, trace.error
         provider = model = NONE
         if answered is not None:
+            fallback = trace.fallback  # one that was tried and answered nothing is none
             provider = answered.provider.name
             model = label(answered) if label is not None else NONE
         if trace.client_gone:

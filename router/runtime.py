@@ -353,8 +353,8 @@ class Runtime:
     def finished(self, trace: Trace, hold: Hold | None, scope: Scope) -> None:
         """A call is over: settle it, count it, log it."""
         now = self.monotonic()
-        label = route_label(trace.plan, self.snapshot)
         call = trace.call
+        label = route_label(trace.plan, self.snapshot, call.asked_model if call is not None else None)
         answered = trace.answered
         told = {
             "status": 499 if trace.client_gone else trace.status,

@@ -179,7 +179,8 @@ class Snapshot:
         self.providers = providers
         self._heads = frozenset(name.lower() for name in providers)
         self._rows: Mapping[str, ModelConfig] = config.models
-        self._patterns = tuple(Pattern(name) for name in config.models if "*" in name)
+        self.patterns = tuple(Pattern(name) for name in config.models if "*" in name)
+        """The names of `models` that are patterns."""
         self._provider_patterns = {
             name: tuple(Pattern(pattern) for pattern in provider.settings.capabilities)
             for name, provider in providers.items()
@@ -271,7 +272,7 @@ class Snapshot:
         for name in (asked, asked.removesuffix(":latest"), f"{asked}:latest"):
             if name in self._rows and "*" not in name:
                 return self._row_route("exact", name, name, ())
-        found = nearest(asked, self._patterns)
+        found = nearest(asked, self.patterns)
         if found is not None:
             return self._row_route(f"pattern:{found[0].text}", found[0].text, asked, found[1])
         head, slash, model = asked.partition("/")

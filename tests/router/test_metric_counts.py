@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from providers.errors import Broken, ModelNotFound, RateLimitExceeded, TimedOut
+from providers.errors import Broken, ModelNotFound, RateLimitExceeded, Refused, TimedOut
 from providers.events import Usage
 from router.metric_labels import ModelLabels
 from router.metrics import Metrics
@@ -125,6 +125,15 @@ def test_calls_that_nobody_answered(bench: Bench) -> None:
     metrics = one(late)
     assert samples(metrics, "upstream_attempts_total") == {("openai", "timeout"): 1}
     assert samples(metrics, "requests_total") == {("openai", "chat", "none", "none", "5xx", "none"): 1}
+
+
+def test_a_fallback_that_answered_nothing_is_none(bench: Bench) -> None:
+    """It refused the call, or the client left while it was asked."""
+    refused = finished(chat(), attempt(bench.target("box", "x"), "refused"), answered=False, status=400)
+    refused.fallback, refused.error = "timeout", Refused("x")
+    metrics = one(refused)
+    assert samples(metrics, "requests_total") == {("openai", "chat", "none", "none", "4xx", "none"): 1}
+    assert samples(metrics, "fallbacks_total") == {}
 
 
 @pytest.mark.parametrize(

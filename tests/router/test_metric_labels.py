@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from providers.call import Needs
@@ -16,7 +18,7 @@ from router.metrics import Metrics
 from router.prices import load_prices
 from router.routing import Rights, plan
 from router.settlement import Bill, Part
-from router.snapshot import compile_snapshot
+from router.snapshot import Snapshot, compile_snapshot
 from router.trace import Trace
 
 CONFIG = """
@@ -84,6 +86,39 @@ def test_ten_thousand_invented_names_make_one_series(tmp_path: Path) -> None:
     assert {name: count - before[name] for name, count in seen[1].items() if "requests_total" in name} == {
         "switchyard_requests_total": 4  # refused; by the pattern; written out at either provider
     }
+
+
+def test_calls_that_are_refused_before_they_are_planned_keep_their_name(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    listed = {"box": [ModelFacts("Found:latest"), ModelFacts("gpt-local")]}
+    snapshot = compile_snapshot(load_config(tmp_path / "c.yaml", {}), discovered=listed)
+    wanted = {
+        "chat": "chat",
+        "chat:latest": "chat",
+        "gpt-5": "gpt-*",
+        "gpt-local": "gpt-*",
+        "Found": "Found:latest",
+        "nobody": "other",
+        "cloud/answer": "other",
+        "gpt-" + "5" * 1000: "other",
+        "": "other",
+    }
+    for name, label in wanted.items():
+        assert route_label(None, snapshot, name) == label, name
+        if name in snapshot_names(snapshot, wanted):
+            made = plan(snapshot, name, Needs(), Rights(), lambda *_: None, random.random)
+            assert route_label(made, snapshot) == label, "the same as of a call that has a plan"
+    assert route_label(None, snapshot) == "other", "it was not read"
+
+
+def snapshot_names(snapshot: Snapshot, names: Iterable[str]) -> list[str]:
+    """Those that lead somewhere."""
+    found = []
+    for name in names:
+        with suppress(ModelNotFound):
+            snapshot.route(name)
+            found.append(name)
+    return found
 
 
 def lines(metrics: Metrics) -> Counter[str]:

@@ -14,6 +14,7 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
+from router.credentials import new_credential, new_id
 from router.metric_table import FAMILIES
 from router.metrics import Metrics
 from tests.router.test_metric_text import promtool
@@ -72,8 +73,14 @@ def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
 def counted(module_serve: Serve, cloud: Simulator, local: Simulator) -> Client:
     config = providers(cloud.url, local.url)
     config["models"]["gpt-*"] = {"targets": ["cloud/answer"]}
+    config["providers"]["shut"] = {"vendor": "openai", "enabled": False}
+    config["models"]["closed"] = {"targets": ["shut/x"], "fallback": []}
+    config["models"]["closed-*"] = {"targets": ["shut/*"], "fallback": []}
     router = module_serve(config)
     client = Client(router.port, router.key)
+    for model in ("closed", "closed-5"):
+        assert client.ask(OPENAI, model, stream=False).status == 503
+    assert Client(router.port, new_credential(new_id())).ask(OPENAI, "chat", stream=False).status == 401
     for dialect in CLIENTS:
         for stream in (True, False):
             for model in ("chat", "cloud/500@counted", "nobody", "gpt-5", "down/x"):
@@ -134,6 +141,9 @@ def test_what_is_counted(counted: Client) -> None:
     assert calls(route="other", provider="local", status_class="2xx", fallback="unavailable") == 4
     assert calls(route="other", provider="local", status_class="2xx", fallback="unreachable") == 4
     assert calls(route="other", provider="none", model="none", status_class="4xx") == 4
+    assert calls(route="closed", provider="none", status_class="5xx") == 1, "also where planning itself refuses"
+    assert calls(route="closed-*", provider="none", status_class="5xx") == 1
+    assert calls(route="chat", provider="none", status_class="4xx") == 1, "a key that is not known"
     assert calls(status_class="499", provider="cloud", model="other") == 1, "the client left"
     assert calls(provider="cloud", model="answer") == 9, "a name of the config"
     assert value(counted, "switchyard_fallbacks_total", to="local", **{"from": "cloud"}) == 4
