@@ -15,34 +15,18 @@ import contextlib
 import logging
 import os
 import random
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
-from redis.asyncio import ConnectionPool, Redis, RedisCluster
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import SSLConnection
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import TimeoutError as NoAnswer
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from router.embedded import Embedded, InUse, Role, StoreError, ping
 from router.nodes import NotPrimary, Servers, primary, read, socket_server, view
 from router.pipe import Place, Refused, connect, pack
+from router.store_client import CONNECT_LIMIT, Turns, care, explain, open_client, where
 
 __all__ = ["InUse", "Store", "StoreError", "explain", "open_store", "where"]
 
@@ -52,10 +36,6 @@ OLDEST: Final = (7, 0)
 """Functions, multi-part append-only files and `maxmemory-policy` semantics that the ledger relies on."""
 ANSWER_LIMIT = 0.25
 """Seconds that the store has for one answer to the watcher."""
-COMMAND_LIMIT = 0.5
-"""Seconds for an administrative command."""
-CONNECT_LIMIT = 2.0
-"""Seconds for connecting, TLS and login included."""
 JOIN_LIMIT = 10.0
 """Seconds that a command waits for another command, or for a serve that is just starting."""
 SILENCE_LIMIT = 1.5
@@ -64,20 +44,6 @@ WATCH_PACE = 1.0
 """Seconds between two looks at a healthy store; half of that, with jitter, at an unhealthy one."""
 
 UNASKED: Final = "the store has not been asked yet"
-
-_CLIENT: Final[Mapping[str, object]] = {
-    "socket_timeout": COMMAND_LIMIT,
-    "socket_connect_timeout": CONNECT_LIMIT,
-    "retry_on_timeout": False,
-    "retry_on_error": [],
-    "decode_responses": False,
-    "protocol": 2,
-    "client_name": "switchyard",
-    "driver_info": None,
-    "maint_notifications_config": None,
-    "health_check_interval": 0,
-}
-"""Set over whatever the URL's query says."""
 
 
 class Store:
@@ -89,7 +55,7 @@ class Store:
         self.servers = servers
         self.name = servers.name
         """Where the store is, without credentials: for status pages and messages."""
-        self.redis: Redis = _client(servers)
+        self.redis: Redis = open_client(servers)
         """For a Cluster this is redis-py's `RedisCluster`: commands of one slot only, no transactions."""
         self.problem: str | None = UNASKED
         """Why the router is not ready, None when it is."""
@@ -103,6 +69,8 @@ class Store:
         """A Cluster's nodes: whom to ask first."""
         self._gates: list[Callable[[], Awaitable[str | None]]] = []
         self._examined = False
+        self._turns = Turns()
+        self._question: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -123,7 +91,8 @@ class Store:
     async def run(self, *command: bytes | str | int) -> Any:
         """One command; all its keys are in one slot. Raises the client's `RedisError` or `OSError`."""
         execute = cast("Callable[..., Awaitable[Any]]", self.redis.execute_command)
-        return await execute(*command)
+        async with self._turns.one():
+            return await execute(*command)
 
     async def gather(self, commands: Sequence[Sequence[bytes | str | int]]) -> list[Any]:
         """Many commands in one round trip (one per node of a Cluster), in any slots; the answers in their order.
@@ -135,7 +104,8 @@ class Store:
         pipeline = self.redis.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        return list(await pipeline.execute())
+        async with self._turns.one():
+            return list(await pipeline.execute())
 
     async def everywhere(self, *command: bytes | str | int) -> list[Any]:
         """One command at every primary: each one's answer (as it came) or `Refused`. Raises `RedisError`, `OSError`."""
@@ -187,7 +157,19 @@ class Store:
             self._lost(problem)
 
     async def ready(self) -> str | None:
-        """Ask the store now: None when it can be used, else what is wrong. Bounded; never raises."""
+        """Ask the store now: None when it can be used, else what is wrong. Bounded; never raises. Who asks while a
+        question is under way waits for its answer."""
+        for _ in range(2):
+            if self._question is None or self._question.done():
+                self._question = asyncio.create_task(self._ask(), name="store question")
+            await asyncio.shield(self._question)
+            if self._examined or self.problem is not None:
+                break  # else a gate came meanwhile
+        return self.problem
+
+    async def _ask(self) -> None:
+        care()
+        gates = len(self._gates)
         try:
             async with asyncio.timeout(ANSWER_LIMIT if self._examined else CONNECT_LIMIT):
                 problem = None
@@ -195,7 +177,7 @@ class Store:
                     await self._look()
                 else:
                     problem = await self._examine()
-                self._examined = problem is None
+                self._examined = problem is None and gates == len(self._gates)
             problem = problem or next((told for look in self._witnesses if (told := look())), None)
         except TimeoutError:
             problem, self._examined = f"{where(self.name)} does not answer", False
@@ -204,7 +186,6 @@ class Store:
         except (RedisError, OSError) as error:
             problem, self._examined = self._explain(error), False
         self._say(problem)
-        return self.problem
 
     async def asked(self) -> str | None:
         """`ready`, within ANSWER_LIMIT also while the store is away: the watcher, who asks it at length, knows then."""
@@ -225,6 +206,9 @@ class Store:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])
+        if self._question is not None and not self._question.done():
+            self._question.cancel()
+            await asyncio.wait([self._question])
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             await self.redis.aclose()
             if self.servers.kind != "cluster":  # a Cluster has a pool per node, and has closed them
@@ -420,80 +404,3 @@ def _remote(url: str) -> Servers:
             " redis+cluster://[user:password@]host:port,host:port"
             " (special characters in a password are percent-encoded)"
         ) from None
-
-
-def _client(servers: Servers) -> Redis:
-    settings = {**servers.client, **_CLIENT, "retry": Retry(NoBackoff(), 0)}
-    if servers.kind == "single":
-        return Redis(connection_pool=ConnectionPool(**settings, max_connections=32))
-    tls = settings.pop("connection_class", None) is SSLConnection
-    for name in ("retry_on_timeout", "retry_on_error"):  # no retries here, and it warns of the words
-        settings.pop(name)
-    if servers.kind == "sentinel":
-        settings["ssl"] = tls
-        login = servers.sentinel_login
-        ours = {name: value for name, value in settings.items() if name not in ("db", "username", "password")}
-        watching = {**ours, "username": login.username, "password": login.password}
-        places = [(place.host, place.port) for place in servers.seeds]
-        sentinel = cast("Callable[..., Any]", Sentinel)(places, sentinel_kwargs=watching, **settings)
-        return cast("Redis", sentinel.master_for(servers.service))
-    settings.pop("db", None)
-    nodes = [ClusterNode(place.host, place.port) for place in servers.seeds]
-    return cast("Redis", RedisCluster(startup_nodes=nodes, ssl=tls, **settings))
-
-
-_TOLD: Final[Mapping[str, str]] = {
-    "LOADING": "is still loading its data",
-    "READONLY": "is a read-only replica: point redis.url at the primary",
-    "MISCONF": "cannot write its disk: free space there",
-    "OOM": "is out of memory: raise its maxmemory",
-    "MASTERDOWN": "has lost its primary",
-    "NOREPLICAS": "has too few replicas for a write",
-    "CLUSTERDOWN": "is a cluster that is down",
-    "NOAUTH": "wants a password: put it in redis.url",
-    "WRONGPASS": "refuses the user or password in redis.url",
-    "NOPERM": "does not allow this user the commands we need: check its ACL",
-    "BUSY": "is busy with a script",
-    "MOVED": "is a node of a Cluster: write redis.url as redis+cluster://host:port",
-}
-"""First word of a server's error, and what it means for an operator."""
-
-_CLASSES: Final[tuple[tuple[type[BaseException], str], ...]] = (
-    (AuthenticationError, "WRONGPASS"),
-    (NoPermissionError, "NOPERM"),
-    (OutOfMemoryError, "OOM"),
-    (ReadOnlyError, "READONLY"),
-    (BusyLoadingError, "LOADING"),
-    (MasterDownError, "MASTERDOWN"),
-    (ClusterDownError, "CLUSTERDOWN"),
-)
-"""The client cuts the first word off for the errors it has a class for."""
-
-
-def where(name: str) -> str:
-    return "the embedded store" if name == "embedded" else f"the store at {name}"
-
-
-def explain(name: str, error: BaseException) -> str:
-    """What is wrong with the store at `name`, without anything secret."""
-    word = str(error).partition(" ")[0].upper()
-    for kind, known in _CLASSES:
-        if isinstance(error, kind):
-            word = known
-            break
-    if told := _TOLD.get(word):
-        return f"{where(name)} {told}"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            f"{where(name)} shows a certificate that is not trusted ({error.verify_message}):"
-            " name its authority's file in redis.url as ?ssl_ca_certs="
-        )
-    if isinstance(error, ssl.SSLError):
-        return f"{where(name)} does not speak TLS as it should ({error.reason}): rediss:// is for a TLS port"
-    if isinstance(error, TimeoutError | NoAnswer):
-        return f"{where(name)} does not answer"
-    if isinstance(error, ResponseError):
-        return f"{where(name)} refuses a command ({word})"
-    if name == "embedded":
-        return "the embedded store does not answer: it is stuck, or starts again (see store/server.log in data_dir)"
-    return f"{where(name)} cannot be reached: check that it runs and that redis.url is right"
