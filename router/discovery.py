@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from providers.errors import SwitchyardError, UpstreamError
 from providers.vendor import ModelFacts, UpstreamRequest
@@ -43,6 +43,14 @@ class Shows(Protocol):
 _log = logging.getLogger("switchyard.discovery")
 
 
+class _Silence(NamedTuple):
+    """Looks in vain since a provider's last answer of any kind. answers: how many calls it had answered by then."""
+
+    reason: str
+    looks: int
+    answers: int
+
+
 class Discovery:
     """`changed` is called with all lists when one of them has become another, `recovered` with the name of a provider
     that answers again."""
@@ -53,19 +61,32 @@ class Discovery:
         providers: Callable[[], Sequence[Provider]],
         changed: Callable[[Mapping[str, Sequence[ModelFacts]]], None],
         recovered: Callable[[str], None],
+        answers: Callable[[str], int] = lambda _: 0,
     ) -> None:
+        """`answers(provider)`: how many calls it has answered so far."""
         self._transports = transports
         self._providers = providers
         self._changed = changed
         self._recovered = recovered
+        self._answers = answers
         self.lists: dict[str, Sequence[ModelFacts]] = {}
         self.problems: dict[str, str] = {}
         """Why a provider's list could not be had the last time."""
-        self.reasons: dict[str, str] = {}
-        """The same as the error's stable word."""
         self._misses: dict[str, int] = {}
+        self._silent: dict[str, _Silence] = {}
+        self._listed: dict[str, bool] = {}
+        """Who has ever told its list."""
         self._task: asyncio.Task[None] | None = None
         self._looked = asyncio.Event()
+
+    def away(self) -> dict[str, str]:
+        """Providers that do not answer, and the error's stable word: MISSES looks in a row were in vain, one where
+        nothing was ever heard of it, and no call was answered meanwhile."""
+        return {
+            name: one.reason
+            for name, one in self._silent.items()
+            if one.answers == self._answers(name) and (one.looks >= MISSES or not (one.answers or name in self._listed))
+        }
 
     async def start(self) -> None:
         """Begin to look, and give the first look a moment: local servers answer or refuse at once."""
@@ -91,8 +112,9 @@ class Discovery:
         before = dict(self.lists)
         await asyncio.gather(*(self._ask(provider) for provider in due))
         names = {provider.name for provider in self._providers() if provider.discover and provider.off is None}
-        for gone in set(self.lists) - names:
-            del self.lists[gone]
+        for known in (self.lists, self.problems, self._misses, self._silent, self._listed):
+            for gone in set(known) - names:
+                del known[gone]
         if self.lists != before:
             self._changed(dict(self.lists))
 
@@ -120,15 +142,22 @@ class Discovery:
             if self.problems.get(provider.name) != why:
                 _log.info("no model list from %s: %s", provider.name, why)
             self.problems[provider.name] = why
-            self.reasons[provider.name] = error.reason if isinstance(error, UpstreamError) else "timeout"
+            self._was_silent(provider.name, error.reason if isinstance(error, UpstreamError) else "timeout")
             self._misses[provider.name] = self._misses.get(provider.name, 0) + 1
             if self._misses[provider.name] >= MISSES:
                 self.lists.pop(provider.name, None)
         else:
-            self.reasons.pop(provider.name, None)
+            self._silent.pop(provider.name, None)
+            self._listed[provider.name] = True
             if self.problems.pop(provider.name, None) is not None:
                 self._recovered(provider.name)
             self._misses.pop(provider.name, None)
+
+    def _was_silent(self, name: str, reason: str) -> None:
+        answers = self._answers(name)
+        before = self._silent.get(name)
+        looks = before.looks if before is not None and before.answers == answers else 0
+        self._silent[name] = _Silence(reason, looks + 1, answers)
 
     async def _complete(self, provider: Provider, facts: Sequence[ModelFacts]) -> Sequence[ModelFacts]:
         """The list with the capabilities of models of which it does not tell them: older Ollamas say them one by

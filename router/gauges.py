@@ -71,7 +71,7 @@ class Gauges:
 
     def _why_down(self) -> dict[str, str]:
         runtime = self._runtime
-        return down(runtime.snapshot, runtime.health, runtime.discovery.reasons)
+        return down(runtime.snapshot, runtime.health, runtime.discovery.away())
 
     def _up(self) -> Values:
         away = self._why_down()

@@ -56,6 +56,7 @@ class Health:
         self._states: dict[str, _State] = {}
         self._failing: set[str] = set()
         """Providers that were last heard to fail. Successes are noticed only while there are states."""
+        self._answers: dict[str, int] = {}
 
     def block(self, deployment: str) -> Block | None:
         """None when the deployment may be tried. Asking changes nothing: see `begin`."""
@@ -78,9 +79,15 @@ class Health:
             state.probing_until = self._clock() + PROBE_SECONDS
 
     def success(self, deployment: str) -> None:
+        provider = deployment.partition("/")[0]
+        self._answers[provider] = self._answers.get(provider, 0) + 1
         if self._states:
             self._states.pop(deployment, None)
-            self._failing.discard(deployment.partition("/")[0])
+            self._failing.discard(provider)
+
+    def answers(self, provider: str) -> int:
+        """How many calls the provider has answered so far."""
+        return self._answers.get(provider, 0)
 
     def recovered(self, provider: str) -> None:
         """The server answers again after it had been unreachable: no need to sit out the pauses, rate limits apart."""

@@ -14,16 +14,18 @@ OFF: Final = frozenset({"disabled", "no_key"})
 """Nobody meant these providers to be up."""
 
 
-def down(snapshot: Snapshot, health: Health, lists: Mapping[str, str]) -> dict[str, str]:
-    """Providers that take no calls, and the reason. lists: why a provider's model list could not be had, by its name;
-    of local servers that says that they are away, clouds are asked too seldom."""
+def down(snapshot: Snapshot, health: Health, away: Mapping[str, str]) -> dict[str, str]:
+    """Providers that take no calls, and the reason. away: those that did not tell their models several times, by name
+    (`Discovery.away`); it counts of local servers, clouds are asked too seldom."""
     failing = health.down()
     found = {}
     for name, provider in snapshot.providers.items():
         if provider.off is not None:
             named = snapshot.config.variables("providers", name, "api_key")
             found[name] = _why_off(provider, bool(named))
-        elif (reason := failing.get(name) or (lists.get(name) if provider.local else None)) is not None:
+        elif (
+            reason := failing.get(name) or (away.get(name) if provider.local and provider.discover else None)
+        ) is not None:
             found[name] = reason if reason in DOWN else OTHER
     return found
 

@@ -134,6 +134,7 @@ class Runtime:
             lambda: tuple(self.snapshot.providers.values()),
             self._learned,
             self.health.recovered,
+            self.health.answers,
         )
         self.gauges = Gauges(self)
 

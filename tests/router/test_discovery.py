@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import orjson
@@ -75,9 +76,14 @@ class Looker:
         self.network = network
         self.told: list[Mapping[str, Sequence[ModelFacts]]] = []
         self.recovered: list[str] = []
+        self.answers: Counter[str] = Counter()
         self.providers: dict[str, Provider] = dict(compile_snapshot(config_of(CONFIG)).providers)
         self.discovery = Discovery(
-            {"http": network}, lambda: tuple(self.providers.values()), self.told.append, self.recovered.append
+            {"http": network},
+            lambda: tuple(self.providers.values()),
+            self.told.append,
+            self.recovered.append,
+            self.answers.__getitem__,
         )
 
     async def look(self, times: int = 1) -> None:
@@ -127,6 +133,51 @@ def test_a_provider_that_misses_a_few_times_loses_its_list(trouble: Answer) -> N
         assert looker.names("box") == ["llama3.2:latest"]
         assert looker.recovered == ["box"]
         assert looker.discovery.problems == {}
+
+    run(test())
+
+
+def test_a_provider_is_away_when_neither_lists_nor_calls_are_answered() -> None:
+    async def test() -> None:
+        looker = Looker(Network(box=tags("a"), cloud=ids("m1")))
+        discovery = looker.discovery
+        await looker.look()
+        looker.network.answers["box"] = Unreachable("refused")
+        await looker.look(MISSES - 1)
+        assert discovery.away() == {}, "one look or two in vain say nothing"
+        await looker.look()
+        assert discovery.away() == {"box": "unreachable"}
+        looker.answers["box"] += 1
+        assert discovery.away() == {}, "a call speaks for it at once"
+        await looker.look(MISSES - 1)
+        assert discovery.away() == {}, "and for as many looks as before"
+        await looker.look()
+        assert discovery.away() == {"box": "unreachable"}
+        looker.network.answers["box"] = tags("a")
+        await looker.look()
+        assert discovery.away() == {}
+
+    run(test())
+
+
+def test_a_provider_that_is_no_longer_asked_is_not_away() -> None:
+    async def test() -> None:
+        looker = Looker(Network(box=Unreachable("refused"), cloud=ids("m1")))
+        await looker.look(MISSES)
+        assert looker.discovery.away() == {"box": "unreachable"}
+        before = dict(looker.providers)
+        declared = config_of(CONFIG.replace("box: {vendor: ollama", "box: {models: [a], vendor: ollama"))
+        looker.providers = dict(compile_snapshot(declared).providers)
+        assert not looker.providers["box"].discover
+        await looker.look()
+        assert looker.discovery.away() == looker.discovery.problems == {}
+        looker.providers = before
+        assert looker.discovery.away() == {}, "it begins anew"
+        await looker.look()
+        assert looker.discovery.away() == {"box": "unreachable"}, "nothing was ever heard of it"
+        looker.answers["box"] += 1
+        await looker.look(MISSES - 1)
+        assert looker.discovery.away() == {}
 
     run(test())
 
