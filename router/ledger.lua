@@ -234,10 +234,19 @@ local function order(prefix, day, what, key, amount)
   end
 end
 
--- A model and provider as an hour's sums name it: callers may ask for any number of models where a pattern routes them.
-local function shown_as(all, where)
-  if redis.call('HLEN', all) >= MOST_FIELDS and redis.call('HEXISTS', all, where .. '\tcalls') == 0 then
-    return (string.gsub(where, '^.*\t', 'other\t'))
+-- Add to an hour's sums; answers what they name the model and provider. Callers may ask for any number of models where a
+-- pattern routes them: one that comes when there are MOST_FIELDS is `other`.
+local function sum_of_all(all, where, name, amount)
+  local field = where .. '\t' .. name
+  if amount ~= 0 and redis.call('HINCRBY', all, field, int(amount)) == amount then
+    local known = redis.call('HLEN', all) <= MOST_FIELDS
+      or (name ~= 'calls' and redis.call('HEXISTS', all, where .. '\tcalls') == 1)
+    if not known then
+      redis.call('HDEL', all, field)
+      where = string.gsub(where, '^.*\t', 'other\t')
+      redis.call('HINCRBY', all, where .. '\t' .. name, int(amount))
+    end
+    redis.call('EXPIRE', all, KEEP_SUMS, 'NX')
   end
   return where
 end
@@ -269,9 +278,10 @@ local function note(prefix, bill, sign)
     sum(by_day, bill[4] .. metric, amount, KEEP_DAYS)
     if where ~= last then
       last = where
-      shown, rest = shown_as(all, where), no_room(prefix .. 'km:' .. key .. ':' .. day, where)
+      shown, rest = sum_of_all(all, where, name, amount), no_room(prefix .. 'km:' .. key .. ':' .. day, where)
+    else
+      sum(all, shown .. '\t' .. name, amount, KEEP_SUMS)
     end
-    sum(all, shown .. '\t' .. name, amount, KEEP_SUMS)
     if rest then
       sum(prefix .. 'kr:' .. key .. ':' .. day, hour .. '\t' .. name, amount, KEEP_KEYS)
     end

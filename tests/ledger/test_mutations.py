@@ -120,12 +120,16 @@ MUTANTS = (
         "every window is today's", "(stop > 0 and now >= stop * 1000)", "(stop > 0 and now >= stop * 1000 + 86400000)"
     ),
     Mutant("tomorrow's budget is open today", "(start * 1000 > now and window ~= start)", "false"),
-    Mutant("what a page shows is counted twice", "sum(all, metric, amount, ", "sum(all, metric, amount * 2, "),
-    Mutant("a key's own sums cannot be found", "redis.call('SADD', used, where)", "redis.call('SADD', used, name)"),
+    Mutant(
+        "what a page shows is counted twice",
+        "sum(all, shown .. '\\t' .. name, amount,",
+        "sum(all, shown .. '\\t' .. name, amount * 2,",
+    ),
+    Mutant("a key's own sums cannot be found", "redis.call('SADD', used, where)", "redis.call('SADD', used, 'x')"),
     Mutant(
         "a late settlement stays in the order of keys",
-        "local orders = {cost = 0, tokens = 0}",
-        "local orders = {cost = sign, tokens = 0}",
+        "{cost = 0, tokens = 0}",
+        "{cost = sign, tokens = 0}",
     ),
     Mutant("refusals are not counted", "    if argv[12] ~= '' then", "    if false then"),
     Mutant("anybody may write a record", "if argv[1] ~= '*' and argv[1] ~= etag then", "if false then"),
