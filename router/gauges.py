@@ -54,8 +54,12 @@ class Gauges:
         metrics.gauges("circuit_open", self._open_circuits)
         metrics.gauges("ollama_loaded_models", self._loaded.models)
         metrics.gauges("ollama_vram_bytes", self._loaded.vram)
-        metrics.at_scrape(TeamGauges(runtime.store, lambda: runtime.config.prices.usd_cny, runtime.clock).read)
-        await asyncio.gather(metrics.run(), self._loaded.run())
+        teams = TeamGauges(runtime.store, lambda: runtime.config.prices.usd_cny, runtime.clock, runtime.monotonic)
+        metrics.at_scrape(teams.read)
+        try:
+            await asyncio.gather(metrics.run(), self._loaded.run())
+        finally:
+            await teams.close()
 
     def label(self, target: Target) -> str:
         """How the metrics name a target's model."""

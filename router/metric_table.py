@@ -349,6 +349,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
         across="max",
     ),
     Family(
+        "team_limits_cut",
+        "gauge",
+        "Teams with limits that the three metrics before leave out: they show 500 at most.",
+        "上面三项最多显示 500 个团队，此为未显示的有限额团队数。",
+        "teams",
+        across="max",
+    ),
+    Family(
         "usd_cny",
         "gauge",
         "Yuan for one US dollar, as the config has it.",

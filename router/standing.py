@@ -44,7 +44,12 @@ class Standing:
 
     @property
     def unit(self) -> str:
-        return self.limit.currency or UNITS.get(self.limit.measure, "usd")
+        return unit_of(self.limit)
+
+
+def unit_of(limit: Limit) -> str:
+    """What its amounts are in."""
+    return limit.currency or UNITS.get(limit.measure, "usd")
 
 
 class Scope(NamedTuple):
@@ -93,7 +98,7 @@ async def standing(
 def _read(one: Scope, limit: Limit, answer: Any, rate: Rate, now: float) -> Standing:
     shown = f"team.{limit.name}" if one.scope == TEAM else limit.name
     if limit.window == "minute":
-        spent, resets_at = _rate(answer, now)
+        spent, resets_at = rate_taken(answer, now)
         return Standing(shown, limit, spent, 0, resets_at)
     start, end = window(limit.window, now, one.zone)
     stored, spent, held = (int(value or 0) for value in answer)
@@ -109,7 +114,7 @@ def rate_name(account: str, scope: str, limit: str) -> str:
     return f"sy:{{{account}}}:w:{scope}:{limit}"
 
 
-def _rate(fields: Mapping[bytes, bytes], now: float) -> tuple[int, int | None]:
+def rate_taken(fields: Mapping[bytes, bytes], now: float) -> tuple[int, int | None]:
     """What was taken in the last 60 seconds, and when all of it is free again."""
     seconds = {int(name): int(amount) for name, amount in fields.items() if name.isdigit()}
     if not seconds:

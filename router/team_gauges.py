@@ -1,28 +1,42 @@
-"""What of the teams' limits is spent: read from the store once per scrape, whichever worker is scraped."""
+"""What of the teams' limits is spent, read from the store by whichever worker is scraped.
+
+Reading is shared by all who scrape, goes on when a scrape has stopped waiting for it, and lets calls have a turn after
+every BATCH of teams. What was read is shown for FRESH_SECONDS, and for LATE_SECONDS where the store is slow.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from datetime import tzinfo
+from typing import Final, TypeVar
 
 from redis.exceptions import RedisError
 
 from providers.errors import StoreUnavailable
 from router.cabinet import Cabinet
-from router.limits import MICRO
+from router.limits import MICRO, Limit
 from router.metric_text import Row
 from router.metrics import Rows
-from router.periods import zone_of
-from router.records import decode_team, team_name
-from router.standing import TEAM, Scope, standings
+from router.periods import window, zone_of
+from router.records import TeamRecord, counters_name, decode_team, team_name
+from router.standing import TEAM, rate_name, rate_taken, unit_of
 from router.store import Store
-from router.usage_text import Rate
+from router.usage_text import Rate, to_cny
 
 MOST_TEAMS: Final = 500
+BATCH: Final = 100
+"""Teams in one round trip."""
+FRESH_SECONDS: Final = 5.0
+LATE_SECONDS: Final = 60.0
 ANSWER_SECONDS: Final = 0.3
-"""How long a scrape waits for the store."""
+"""How long a scrape waits for the store ..."""
+FIRST_SECONDS: Final = 1.5
+"""... and how long where it has nothing else to show."""
+READ_SECONDS: Final = 10.0
+
+_One = TypeVar("_One")
 
 _log = logging.getLogger("switchyard.metrics")
 
@@ -30,37 +44,116 @@ _log = logging.getLogger("switchyard.metrics")
 class TeamGauges:
     """`rate()`: yuan for one US dollar."""
 
-    def __init__(self, store: Store, rate: Callable[[], Rate], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, rate: Callable[[], Rate], clock: Callable[[], float], monotonic: Callable[[], float]
+    ) -> None:
         self._store = store
         self._cabinet = Cabinet(store)
         self._rate = rate
         self._clock = clock
+        self._monotonic = monotonic
+        self._rows: Rows = {}
+        self._read_at = -LATE_SECONDS
+        self._reading: asyncio.Task[None] | None = None
+        self._records: dict[bytes, TeamRecord] = {}
+        self._cut = 0
 
     async def read(self) -> Rows:
         """Rows of `team_limit` and its sisters; none while the store is away."""
         if self._store.problem is not None:
             return {}
+        age = self._monotonic() - self._read_at
+        if age < FRESH_SECONDS:
+            return self._rows
+        reading = self._reading
+        if reading is None or reading.done():
+            reading = self._reading = asyncio.create_task(self._renew(), name="limits of teams")
+        await asyncio.wait([reading], timeout=ANSWER_SECONDS if age < LATE_SECONDS else FIRST_SECONDS)
+        return self._rows if self._monotonic() - self._read_at < LATE_SECONDS else {}
+
+    async def close(self) -> None:
+        """End what is being read."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+
+    async def _renew(self) -> None:
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await self._read()
+            async with asyncio.timeout(READ_SECONDS):
+                self._rows = await self._read()
         except (StoreUnavailable, RedisError, OSError, TimeoutError) as error:
             _log.debug("no limits of teams: %s", type(error).__name__)
-            return {}
+        else:
+            self._read_at = self._monotonic()
 
     async def _read(self) -> Rows:
-        ids = (await self._cabinet.team_ids())[:MOST_TEAMS]
-        raws = await self._cabinet.gather([("GET", team_name(team)) for team in ids])
-        teams = [decode_team(raw) for raw in raws if raw is not None]
-        teams = [team for team in teams if team.limits and team.state != "revoked"]
-        scopes = [Scope(team.id, TEAM, team.limits, zone_of(team.timezone)) for team in teams]
-        found = await standings(self._store, scopes, rate=self._rate(), now=self._clock())
+        teams = await self._limited()
+        cut = max(0, len(teams) - MOST_TEAMS)
+        if cut and not self._cut:
+            _log.warning("the metrics show the limits of %d teams; %d more have limits", MOST_TEAMS, cut)
+        self._cut = cut
         limits: list[Row] = []
         spent: list[Row] = []
         held: list[Row] = []
-        for team, some in zip(teams, found, strict=True):
-            for one in some:
-                labels = team.name, one.name.removeprefix("team."), one.unit
-                scale = MICRO if one.limit.measure == "cost" else 1
-                for rows, amount in ((limits, one.limit.amount), (spent, one.spent), (held, one.held)):
-                    rows.append((labels, amount / scale))
-        return {"team_limit": limits, "team_limit_spent": spent, "team_limit_held": held}
+        rate, now = self._rate(), self._clock()
+        windows: dict[tuple[str, tzinfo], int] = {}
+        for some in _batches(teams[:MOST_TEAMS]):
+            answers = iter(await self._cabinet.gather([command for team in some for command in _commands(team)]))
+            for team in some:
+                zone, totals = zone_of(team.timezone), _totals(team)
+                counted = iter(next(answers)) if totals else iter(())
+                for limit in team.limits:
+                    if limit.window == "minute":
+                        took, holds = rate_taken(next(answers), now)[0], 0
+                    else:
+                        began, took, holds = (int(next(counted) or 0) for _ in "wsh")
+                        start = windows.get((limit.window, zone))
+                        if start is None:
+                            start = windows[limit.window, zone] = window(limit.window, now, zone)[0]
+                        if began < start:
+                            took = holds = 0
+                        if limit.currency == "cny" and rate is not None:
+                            took, holds = to_cny(took, rate), to_cny(holds, rate)
+                    labels = team.name, limit.name, unit_of(limit)
+                    scale = MICRO if limit.measure == "cost" else 1
+                    limits.append((labels, limit.amount / scale))
+                    spent.append((labels, took / scale))
+                    held.append((labels, holds / scale))
+            await asyncio.sleep(0)
+        return {
+            "team_limit": limits,
+            "team_limit_spent": spent,
+            "team_limit_held": held,
+            "team_limits_cut": [((), float(cut))],
+        }
+
+    async def _limited(self) -> list[TeamRecord]:
+        """The teams that have limits and are not revoked, in order of their ids."""
+        known, self._records = self._records, {}
+        found = []
+        for ids in _batches(await self._cabinet.team_ids()):
+            for raw in await self._cabinet.gather([("GET", team_name(team)) for team in ids]):
+                if raw is not None:
+                    record = self._records[raw] = known.get(raw) or decode_team(raw)
+                    if record.limits and record.state != "revoked":
+                        found.append(record)
+            await asyncio.sleep(0)
+        return found
+
+
+def _totals(team: TeamRecord) -> list[Limit]:
+    """Those whose counters are in one hash; each rate has its own."""
+    return [limit for limit in team.limits if limit.window != "minute"]
+
+
+def _commands(team: TeamRecord) -> Iterable[Sequence[str]]:
+    """What asks for a team's counters: the totals first."""
+    if totals := _totals(team):
+        yield "HMGET", counters_name(team.id, TEAM), *(f"{limit.name}:{part}" for limit in totals for part in "wsh")
+    for limit in team.limits:
+        if limit.window == "minute":
+            yield "HGETALL", rate_name(team.id, TEAM, limit.name)
+
+
+def _batches(many: Sequence[_One]) -> Iterable[Sequence[_One]]:
+    return (many[start : start + BATCH] for start in range(0, len(many), BATCH))
