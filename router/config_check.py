@@ -95,6 +95,8 @@ def check_text(text: str, file: str, env: Mapping[str, str]) -> tuple[Config, Or
         raw = _with_environment(document.value, env)
         config = validate(raw, document, once, Config)
         _cross_check(raw, once)
+        if config is not None and config.redis.url.get_secret_value() == "embedded" and _forbidden(env):
+            once(("redis", "url"), f"redis.url {_OWN_STORE}")
         _warn(raw, document, at(warnings))
     if problems or config is None:
         raise ConfigErrors(sorted(set(problems))[:MAX_PROBLEMS], sorted(set(warnings)))
@@ -107,12 +109,26 @@ def _flat(document: Document) -> Iterator[tuple[int, int, str]]:
 
 
 def _with_environment(raw: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
-    """The admin token's variable counts whether or not the file mentions it."""
-    token = env.get("SWITCHYARD_ADMIN_TOKEN")
+    """The variables of the admin token and of the metrics' count whether or not the file mentions them."""
     server = raw.get("server", {})
-    if not token or not isinstance(server, dict) or server.get("admin_token"):
-        return raw
-    return {**raw, "server": {**server, "admin_token": token}}
+    metrics = server.get("metrics", {}) if isinstance(server, dict) else None
+    more: dict[str, Any] = {}
+    if (token := env.get("SWITCHYARD_ADMIN_TOKEN")) and isinstance(server, dict) and not server.get("admin_token"):
+        more["admin_token"] = token
+    if (token := env.get("SWITCHYARD_METRICS_TOKEN")) and isinstance(metrics, dict) and not metrics.get("token"):
+        more["metrics"] = {**metrics, "token": token}
+    return {**raw, "server": {**server, **more}} if more else raw
+
+
+_OWN_STORE: Final = (
+    "is `embedded`, which SWITCHYARD_EMBEDDED forbids here: what others store, this router would not know. Write"
+    ' redis: {url: "${SWITCHYARD_REDIS_URL}"}'
+)
+
+
+def _forbidden(env: Mapping[str, str]) -> bool:
+    """Whether a deployment with a store of its own says that none may be started."""
+    return env.get("SWITCHYARD_EMBEDDED", "").strip().lower() in ("never", "no", "off", "false", "0")
 
 
 def place_of(document: Document, path: KeyPath) -> Mark:

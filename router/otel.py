@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from router.http import Headers
 
-INSTALL: Final = "OpenTelemetry is not installed: pip install 'switchyard-router[otel]'"
+INSTALL: Final = "OpenTelemetry is not installed: pip install '.[otel]' in the repository, or take the image `full`"
 QUEUE: Final = 4096
 """Spans that may wait to be sent."""
 FLUSH_SECONDS: Final = 2.0

@@ -133,6 +133,7 @@ def remote(
         named = False
     if not named:
         fail("--url is the router's address, such as http://gpu:8080", 2)
+    token = _read_token(token or "")
     if not token:
         fail("set SWITCHYARD_ADMIN_TOKEN to the router's admin token (or a key with the admin right)", 2)
     base = base_of(url)
@@ -149,6 +150,18 @@ def remote(
         fail(f"{base} cannot be reached: {getattr(error, 'reason', error)}")
     except HTTPException:
         fail(f"{base} does not answer like a Switchyard router")
+
+
+def _read_token(text: str) -> str:
+    """The token, also where it is told as the router is told it: `file:/path`."""
+    if not text.startswith("file:"):
+        return text
+    path = Path(text.removeprefix("file:"))
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        fail(f"the admin token cannot be read from {path}: {why}", 2)
 
 
 async def _nobody() -> tuple[bool, Mapping[str, object]]:

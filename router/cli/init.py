@@ -1,21 +1,31 @@
 """`switchyard init`: what a deployment needs before its first start, made at random and kept in files.
 
 The files lie below one directory with a part for each program that reads them, so that a program is given its own part
-and nothing else. What is there stays: running it again changes nothing. Files are 0640, directories 0750.
+and nothing else. What is there stays: running it again changes nothing. Files are 0640, directories 0750, whatever
+the umask. Of several that run at once, one waits for the other.
 """
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
+from urllib.parse import quote
 
 import typer
 
 from router.cli.common import ConfigOption, JsonOption, fail, print_json, print_table
+
+if TYPE_CHECKING:
+    from router.keys import Keys
+    from router.records import Key
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Make the secrets of a deployment."
@@ -47,6 +57,8 @@ class Secret(NamedTuple):
     make: Callable[[], str]
     shown: bool = False
     """Whether a person needs it."""
+    kept: str = ""
+    """What to do after a renewal, for a program that reads it at its first start alone."""
 
 
 MADE: Final[Mapping[str, Secret]] = {
@@ -54,11 +66,19 @@ MADE: Final[Mapping[str, Secret]] = {
     "router/pepper": Secret("what stored keys are digested with: back it up", _pepper),
     "router/metrics_token": Secret("opens /metrics", _random),
     "router/store_password": Secret("the router's password in its store", _random),
-    "grafana/admin_password": Secret("Grafana's first user, admin", _random, True),
-    "webui/admin_password": Secret("Open WebUI's first user", _random, True),
+    "grafana/admin_password": Secret(
+        "Grafana's first user, admin",
+        _random,
+        True,
+        "Grafana keeps the password that it has: set this one with `grafana cli admin reset-admin-password`",
+    ),
+    "webui/admin_password": Secret(
+        "Open WebUI's first user", _random, True, "Open WebUI keeps the password that it has: change it there"
+    ),
     "webui/secret_key": Secret("what Open WebUI signs its sessions with", _random),
 }
 """By file. A new one is made where the file is missing or empty."""
+_ANY: Final = dict.fromkeys(MADE, "")
 
 
 def derived(values: Mapping[str, str], store: str) -> dict[str, str]:
@@ -74,7 +94,7 @@ def derived(values: Mapping[str, str], store: str) -> dict[str, str]:
         f"user {STORE_USER} on #{digest} {STORE_RULES}",
     )
     return {
-        "router/redis_url": f"redis://{STORE_USER}:{password}@{store}/0",
+        "router/redis_url": f"redis://{STORE_USER}:{quote(password, safe='')}@{store}/0",
         "store/users.acl": "\n".join(users),
         "metrics/switchyard_metrics_token": values["router/metrics_token"],
     }
@@ -105,18 +125,31 @@ def make(
         if name == "router/pepper":
             fail("the pepper is not renewed: no stored key would be recognised any more", 2)
     try:
-        values, new = {}, []
-        for name, secret in MADE.items():
-            found = "" if name in (renew or ()) else _read(directory / name)
-            if not found:
-                new.append(name)
-            values[name] = found or secret.make()
-            _write(directory / name, values[name])
-        for name, value in derived(values, store).items():
-            _write(directory / name, value)
+        with _alone(directory / "router"):
+            new = _make_missing(directory, store, renew or ())
+            too_open = [name for name in (*MADE, *derived(_ANY, store)) if (directory / name).stat().st_mode & 0o007]
     except OSError as bad:
         fail(f"{bad.filename or directory} cannot be used: {bad.strerror}")
     typer.echo(f"made {', '.join(new)}" if new else "nothing to do: all secrets are there")
+    for name in too_open:
+        typer.echo(f"warning: everybody on this machine can read {directory / name}: chmod 640 it", err=True)
+    for name in renew or ():
+        if MADE[name].kept:
+            typer.echo(f"{name}: {MADE[name].kept}", err=True)
+
+
+def _make_missing(directory: Path, store: str, renew: Collection[str]) -> list[str]:
+    """The names of those that were made. Raises OSError."""
+    values, new = {}, []
+    for name, secret in MADE.items():
+        found = "" if name in renew else _read(directory / name)
+        if not found:
+            new.append(name)
+        values[name] = found or secret.make()
+    # Nothing is written before everything that is there could be read.
+    for name, value in (values | derived(values, store)).items():
+        _write(directory / name, value)
+    return new
 
 
 @app.command()
@@ -139,45 +172,103 @@ def key(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What to call the key.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")],
     right: Annotated[list[str] | None, typer.Option("--right", help="As for `switchyard keys create`.")] = None,
+    renew: Annotated[bool, typer.Option("--renew", help="A new secret, although the old one works: it ends.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Make an API key for another program and write it to a file. Nothing happens when the file has one."""
-    from router.cli.desk import Desk
+    """Make an API key for another program and write it to a file. Nothing happens when the one in the file works."""
     from router.cli.options import known
 
     rights = dict.fromkeys(known(right or []), True)
     try:
-        if _read(file):
-            typer.echo(f"nothing to do: {file} is there")
-            return
-        _write(file, "")  # a directory that cannot be written is told before there is a key
-        made = Desk(None, None, config).ask(
-            "POST", "keys", body={"name": name, **({"rights": rights} if rights else {})}
-        )
-        _write(file, made["key"])
+        with _alone(file.parent):
+            typer.echo(asyncio.run(_give(name, file, rights, renew=renew, config=config)))
     except OSError as bad:
         fail(f"{bad.filename or file} cannot be used: {bad.strerror}")
-    typer.echo(f"made key {made['id']} ({name}) and wrote it to {file}")
+
+
+MADE_HERE: Final = "switchyard-init"
+"""The tag of keys that `init key` has made, and may give a new secret."""
+
+
+async def _give(name: str, file: Path, rights: Mapping[str, bool], *, renew: bool, config: Path | None) -> str:
+    """What was done. Raises OSError."""
+    from router.changes import change_of
+    from router.cli.desk import local_actor, opened
+    from router.credentials import key_id_of
+
+    text = _read(file)
+    async with opened(config) as keys:
+        by = keys.acting(local_actor())
+        mine = await by.authenticate(text) if text else None
+        if mine is not None and not renew:
+            return f"nothing to do: {file} has the key {mine.id} ({mine.name})"
+        if mine is None:
+            mine = await _made_before(by, name)
+        if mine is not None and mine.state == "disabled":
+            if mine.id == key_id_of(text) and not renew:
+                return f"nothing to do: {file} has the key {mine.id} ({name}), which is disabled"
+            fail(f"key {mine.id} ({name}) is disabled: switchyard keys set {mine.id} --enable, or revoke it")
+        if not text:
+            _write(file, "")  # a directory that cannot be written is told before there is a key
+        if mine is not None:
+            _write(file, (await by.rotate(mine.id, 0)).credential)
+            return f"made a new secret for key {mine.id} ({mine.name}) and wrote it to {file}; the one before has ended"
+        made = await by.make(change_of({"name": name, "rights": rights, "tags": [MADE_HERE]}, by.clock()))
+        _write(file, made.credential)
+        return f"made key {made.key.id} ({name}) and wrote it to {file}"
+
+
+async def _made_before(keys: Keys, name: str) -> Key | None:
+    """The key that was made here under this name, and whose secret is lost."""
+    now = keys.clock()
+    async for listed in keys.scan():
+        one = listed.key
+        if one.name == name and MADE_HERE in one.tags and one.condition(now) in ("active", "disabled"):
+            return one
+    return None
 
 
 def _read(path: Path) -> str:
-    """The text without the newline at its end; empty where there is no file."""
+    """The text without the newline at its end; empty where there is no file. Raises OSError, or for no text."""
     try:
         return path.read_text("utf-8").strip()
     except FileNotFoundError:
         return ""
+    except UnicodeDecodeError as bad:
+        raise OSError(errno.EILSEQ, "it is not text", str(path)) from bad
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Nobody else of us works here meanwhile. The directory itself is locked, so that nothing is left behind."""
+    _make_directory(directory)
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _make_directory(directory: Path) -> None:
+    """With those above it. What is there already keeps its mode."""
+    missing = [one for one in (directory, *directory.parents) if not one.exists()]
+    for one in reversed(missing):
+        with suppress(FileExistsError):  # another was faster
+            one.mkdir()
+            one.chmod(0o750)  # whatever the umask says: other programs read it by their group
 
 
 def _write(path: Path, text: str) -> None:
     """Whole or not at all, and only what differs."""
     if text and _read(path) == text:
         return
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    _make_directory(path.parent)
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), 0o640)  # whatever the umask says: other containers read it by their group
+            os.fchmod(file.fileno(), 0o640)
             file.write(f"{text}\n" if text else "")
             file.flush()
             os.fsync(file.fileno())

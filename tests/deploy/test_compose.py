@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -16,7 +17,8 @@ import yaml
 from jsonschema.validators import validator_for  # type: ignore[import-untyped]
 
 from router.cli.init import MADE, derived
-from router.config import Limits
+from router.config import ConfigErrors, Limits, load_config
+from router.routing import compile_snapshot
 from tests.deploy import dockerfile
 from tools.check_docs import ROOT
 
@@ -189,6 +191,67 @@ def test_nobody_but_the_router_reaches_the_store_and_the_local_models() -> None:
         {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
     ]
     assert default(SERVICES["router"]["environment"]["OLLAMA_HOST"]) == "http://ollama:11434"
+
+
+@pytest.mark.parametrize(("told", "off"), [(None, "enabled is false"), ("on", None)])
+def test_no_alert_tells_of_an_ollama_that_nobody_has(told: str | None, off: str | None) -> None:
+    """Without profile gpu nobody is called ollama."""
+    env = {name: default(value) for name, value in SERVICES["router"]["environment"].items()}
+    assert SERVICES["router"]["environment"]["SWITCHYARD_LOCAL"] == "${SWITCHYARD_LOCAL:-off}"
+    given = {name: value for name, value in env.items() if not value.startswith("file:") and name != EMBEDDED}
+    config = load_config(ROOT / "config/switchyard.yaml", {**given, **({"SWITCHYARD_LOCAL": told} if told else {})})
+    assert compile_snapshot(config).providers["local"].off == off
+
+
+EMBEDDED: Final = "SWITCHYARD_EMBEDDED"
+
+
+@pytest.mark.parametrize("name", ["router", "webui-key", "grafana-key"])
+def test_whoever_reads_the_config_reads_it_as_the_router_does(name: str, tmp_path: Path) -> None:
+    service = SERVICES[name]
+    for setting in ("env_file", "environment"):
+        assert service[setting] == SERVICES["router"][setting]
+    assert mounts(name)["/etc/switchyard"] == mounts("router")["/etc/switchyard"]
+    # A config of one's own that names no store would give each of them one, and keys that the others do not know.
+    token, redis = tmp_path / "token", tmp_path / "redis"
+    token.write_text("a-token-for-the-metrics-of-tests\n")
+    redis.write_text("redis://switchyard:x@valkey:6379/0\n")
+    env = {EMBEDDED: service["environment"][EMBEDDED], "SWITCHYARD_METRICS_TOKEN": f"file:{token}"}
+    file = tmp_path / "switchyard.yaml"
+    for text in ("providers: {}\n", "redis: {url: embedded}\n", 'redis: {url: "${SWITCHYARD_REDIS_URL:-embedded}"}\n'):
+        file.write_text(text)
+        assert load_config(file, {}).redis.url.get_secret_value() == "embedded"
+        with pytest.raises(ConfigErrors, match=EMBEDDED) as refused:
+            load_config(file, env)
+        assert "${SWITCHYARD_REDIS_URL}" in str(refused.value)
+    found = load_config(file, {**env, "SWITCHYARD_REDIS_URL": f"file:{redis}"})
+    assert found.redis.url.get_secret_value() == "redis://switchyard:x@valkey:6379/0"
+    assert found.server.metrics.token is not None, "Prometheus shows this one whatever the config says"
+    assert found.server.metrics.token.get_secret_value() == "a-token-for-the-metrics-of-tests"
+
+
+def test_the_router_listens_where_the_others_look() -> None:
+    """Whatever port the config names."""
+    image = dockerfile.parse((ROOT / "docker/Dockerfile").read_text()).stage("runtime")
+    assert image is not None
+    (told,) = (step.text for step in image.steps if step.word == "CMD")
+    for command in (SERVICES["router"]["command"], json.loads(told)):
+        options = dict(zip(command[2::2], command[3::2], strict=True))
+        assert (options["--host"], options["--port"]) == ("0.0.0.0", "8080")
+
+
+def test_open_webui_takes_a_new_key_at_each_start() -> None:
+    assert SERVICES["webui"]["environment"]["ENABLE_PERSISTENT_CONFIG"] == "false"
+
+
+def test_the_sample_of_settings_names_profiles_and_variables_that_there_are() -> None:
+    lines = (ROOT / "docker/.env.example").read_text().splitlines()
+    assert "COMPOSE_PROFILES=minimal" in lines, "without it `up`, `down` and the like reach no service at all"
+    settings = [line for line in lines if "=" in line and not line.startswith("#")]
+    assert settings == ["COMPOSE_PROFILES=minimal"]
+    text = FILE.read_text() + (ROOT / "config/switchyard.yaml").read_text()
+    for name in re.findall(r"^# ([A-Z][A-Z_]+)=", "\n".join(lines), re.MULTILINE):
+        assert re.search(rf"\b{name}\b", text), name
 
 
 def test_prometheus_and_grafana_find_the_router_and_their_files() -> None:

@@ -318,6 +318,13 @@ def test_the_services_of_compose_work_together(workshop: Workshop, slim: Image, 
             assert "admin token" not in router.text()
             engine.once("webui-key")
             key = (engine.volume("secrets-webui") / "openai_api_key").read_text().strip()
+            assert "nothing to do" in engine.once("webui-key")
+            page = (ROOT / "docs/deployment.md").read_text()
+            reload = "kill -HUP 1"
+            assert f"exec router sh -c '{reload}'" in page
+            before = router.text()
+            assert router.execute(["sh", "-c", reload]).returncode == 0
+            router.until(lambda: "is in force" in router.text().removeprefix(before), 10)
 
             def ask(path: str, bearer: str) -> int:
                 return valkey.inside(lambda: Client(8080, bearer).request("GET", path).status)
@@ -361,6 +368,7 @@ def test_the_pod_of_kubernetes_runs(workshop: Workshop, slim: Image, data: Path,
     (deployment,) = (one for one in objects if one["kind"] == "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     env = {one["name"]: one["value"] for one in container["env"]}
+    forbidden = {"SWITCHYARD_EMBEDDED": env.pop("SWITCHYARD_EMBEDDED")}  # there is no other store here
     secrets = tmp_path / "secrets"
     secrets.mkdir(mode=0o750)
     for file in (value.rpartition("/")[2] for value in env.values() if value.startswith("file:")):
@@ -391,6 +399,9 @@ def test_the_pod_of_kubernetes_runs(workshop: Workshop, slim: Image, data: Path,
         assert ask(ports["http"], "/metrics", "metrics-token".ljust(40, "x")) == 404
         assert ask(ports["http"], "/admin/api/keys", "admin-token".ljust(40, "x")) == 200
         assert box.stop() == 0
+    with Container(workshop, slim, container["args"], env={**env, **forbidden}, binds=binds) as box:
+        assert box.process.wait(READY) == 1, "a store in each pod"
+        assert "redis.url" in box.text()
 
 
 @pytest.mark.slow

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,8 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 from typer.testing import CliRunner, Result
 
 from router.cli.main import app
-from router.credentials import load_peppers
+from router.credentials import key_id_of, load_peppers
+from router.nodes import read
 from router.store import StoreError
 from tests.conftest import Serve
 from tests.simulators.client import OPENAI, Client
@@ -73,6 +78,71 @@ def test_a_person_can_read_what_they_sign_in_with(tmp_path: Path) -> None:
     assert shown == {name: made[name].strip() for name in shown}
     assert set(shown) == {"router/admin_token", "grafana/admin_password", "webui/admin_password"}
     assert shown["router/admin_token"] in init("show", "--dir", str(tmp_path)).stdout
+
+
+def test_the_umask_keeps_no_program_from_its_part(tmp_path: Path) -> None:
+    place = tmp_path / "above/secrets"
+    before = os.umask(0o077)
+    try:
+        assert init("secrets", "--dir", str(place)).exit_code == 0
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "above").rglob("*") if path.is_dir()} == {0o750}
+
+
+def test_what_everybody_can_read_is_told(tmp_path: Path) -> None:
+    init("secrets", "--dir", str(tmp_path))
+    (tmp_path / "router/pepper").chmod(0o644)
+    done = init("secrets", "--dir", str(tmp_path))
+    assert done.exit_code == 0
+    assert [line for line in done.stderr.splitlines() if "warning" in line] == [
+        f"warning: everybody on this machine can read {tmp_path / 'router/pepper'}: chmod 640 it"
+    ]
+
+
+def test_what_is_no_text_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "router").mkdir()
+    (tmp_path / "router/pepper").write_bytes(b"\xff" * 40)
+    for command in (("secrets",), ("secrets", "--renew", "router/admin_token")):
+        done = init(*command, "--dir", str(tmp_path))
+        assert done.exit_code == 1
+        assert done.stderr == f"switchyard: {tmp_path / 'router/pepper'} cannot be used: it is not text\n"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["pepper"]
+    (tmp_path / "router/admin_token").write_bytes(b"\xff" * 40)
+    assert init("show", "--dir", str(tmp_path)).exit_code == 1
+
+
+def test_a_password_of_ones_own_may_have_any_character(tmp_path: Path) -> None:
+    (tmp_path / "router").mkdir()
+    (tmp_path / "router/store_password").write_text("p@ss/w:rd#100%?\n")
+    assert init("secrets", "--dir", str(tmp_path), "--store", "127.0.0.1:6399").exit_code == 0
+    servers = read((tmp_path / "router/redis_url").read_text().strip())
+    assert (servers.login.username, servers.login.password) == ("switchyard", "p@ss/w:rd#100%?")
+    assert servers.name == "redis://127.0.0.1:6399/0"
+
+
+@pytest.mark.parametrize(("name", "program"), [("grafana", "Grafana"), ("webui", "Open WebUI")])
+def test_a_renewed_password_that_its_program_does_not_read_again_is_told(
+    tmp_path: Path, name: str, program: str
+) -> None:
+    done = init("secrets", "--dir", str(tmp_path), "--renew", f"{name}/admin_password")
+    assert f"{program} keeps the password that it has" in done.stderr
+
+
+def test_of_several_at_once_all_leave_one_set(tmp_path: Path) -> None:
+    """Each in a process of its own; without a lock the address and the users of the store come from different ones."""
+    place = tmp_path / "secrets"
+    command = [sys.executable, "-m", "router.cli.main", "init", "secrets", "--dir", str(place)]
+    for _ in range(2):
+        running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+        told = [process.communicate(timeout=60)[0] for process in running]
+        assert [process.returncode for process in running] == [0] * 4
+        assert sum(text.startswith("made") for text in told) == 1
+        found = files(place)
+        assert found["router/store_password"].strip() in found["router/redis_url"]
+        assert hashlib.sha256(found["router/store_password"].strip().encode()).hexdigest() in found["store/users.acl"]
+        assert found["metrics/switchyard_metrics_token"] == found["router/metrics_token"]
+        shutil.rmtree(place)
 
 
 def test_a_directory_that_cannot_be_used_is_told(tmp_path: Path) -> None:
@@ -188,3 +258,92 @@ def test_a_key_for_another_program_is_made_once(deployed: RouterProcess, env: di
     assert Client(deployed.port, key).request("GET", "/admin/api/keys").status == 200
     assert "nothing to do" in init(*arguments, env=own).stdout
     assert file.read_text().strip() == key
+
+
+@pytest.fixture
+def give(deployed: RouterProcess, env: dict[str, str], tmp_path: Path) -> Callable[..., tuple[Result, str]]:
+    """give(name, options): `init key`, and what is in the file then."""
+    file = tmp_path / "part/key"
+
+    def run(name: str, *options: str) -> tuple[Result, str]:
+        command = ("key", name, str(file), "--config", str(deployed.config_path), *options)
+        done = init(*command, env={**env, "SIMULATED_KEY": "x"})
+        return done, file.read_text().strip() if file.exists() else ""
+
+    return run
+
+
+def works(router: RouterProcess, key: str) -> bool:
+    return Client(router.port, key).request("GET", "/v1/models").status == 200
+
+
+def test_a_key_that_works_no_more_is_made_anew(
+    deployed: RouterProcess, give: Callable[..., tuple[Result, str]], secrets: Path, tmp_path: Path
+) -> None:
+    admin = Client(deployed.port, (secrets / "router/admin_token").read_text().strip())
+    _, first = give("renewed")
+    done, second = give("renewed", "--renew")
+    assert "made a new secret" in done.stdout
+    assert key_id_of(second) == key_id_of(first)
+    assert works(deployed, second)
+    assert not works(deployed, first)
+    assert second not in done.stdout + done.stderr
+
+    (tmp_path / "part/key").unlink()
+    _, third = give("renewed")
+    assert key_id_of(third) == key_id_of(first), "the volume was lost: no second key of that name"
+    assert not works(deployed, second)
+
+    (tmp_path / "part/key").write_text("sk-of-another-store\n")
+    _, fourth = give("renewed")
+    assert key_id_of(fourth) == key_id_of(first)
+    assert works(deployed, fourth)
+
+    assert admin.request("DELETE", f"/admin/api/keys/{key_id_of(fourth)}").status == 200
+    _, fifth = give("renewed")
+    assert key_id_of(fifth) != key_id_of(first)
+    assert works(deployed, fifth)
+
+    assert admin.request("PATCH", f"/admin/api/keys/{key_id_of(fifth)}", {"state": "disabled"}).status == 200
+    done, same = give("renewed")
+    assert done.exit_code == 0, "its program starts, and is refused"
+    assert "is disabled" in done.stdout
+    assert same == fifth
+    assert not works(deployed, fifth)
+    done, same = give("renewed", "--renew")
+    assert done.exit_code == 1
+    assert "is disabled" in done.stderr
+    assert same == fifth
+
+
+def test_a_persons_key_of_the_same_name_is_left_alone(
+    deployed: RouterProcess, give: Callable[..., tuple[Result, str]], secrets: Path
+) -> None:
+    admin = Client(deployed.port, (secrets / "router/admin_token").read_text().strip())
+    hers = admin.request("POST", "/admin/api/keys", {"name": "namesake"}).json["key"]
+    done, made = give("namesake", "--right", "admin")
+    assert done.exit_code == 0, done.stderr
+    assert works(deployed, hers)
+    assert key_id_of(made) != key_id_of(hers)
+
+
+def test_a_config_without_the_store_of_the_deployment_gets_no_key(tmp_path: Path, env: dict[str, str]) -> None:
+    config, file = tmp_path / "switchyard.yaml", tmp_path / "key"
+    config.write_text("providers: {}\n")
+    own = {**env, "SWITCHYARD_EMBEDDED": "never", "SWITCHYARD_DATA_DIR": str(tmp_path)}
+    done = init("key", "webui", str(file), "--config", str(config), env=own)
+    assert done.exit_code == 1
+    assert 'redis: {url: "${SWITCHYARD_REDIS_URL}"}' in done.stderr
+    assert not file.exists()
+
+
+def test_the_command_line_takes_the_admin_token_as_the_router_does(deployed: RouterProcess, secrets: Path) -> None:
+    def listing(token: str) -> Result:
+        env = {"SWITCHYARD_ADMIN_TOKEN": token}
+        return CliRunner().invoke(app, ["keys", "ls", "--url", f"http://127.0.0.1:{deployed.port}"], env=env)
+
+    done = listing(f"file:{secrets}/router/admin_token")
+    assert done.exit_code == 0, done.stderr
+    missing = listing(f"file:{secrets}/router/nothing")
+    assert missing.exit_code == 2
+    assert missing.stderr.startswith(f"switchyard: the admin token cannot be read from {secrets}/router/nothing: ")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from jsonschema.validators import validator_for  # type: ignore[import-untyped]
 
-from router.config import load_config
+from router.config import ConfigErrors, load_config
 from router.metrics import Metrics
 from router.routing import compile_snapshot
 from tests.deploy import dockerfile, kustomize
@@ -224,17 +224,49 @@ def test_everything_selects_the_same_pods(overlay: dict[str, dict[str, Any]]) ->
     assert {one["metadata"]["namespace"] for kind, one in overlay.items() if kind != "Namespace"} == {"switchyard"}
 
 
-def test_the_autoscaler_reads_a_metric_that_the_router_has(overlay: dict[str, dict[str, Any]]) -> None:
-    adapter = yaml.safe_load((PLACE / "components/monitoring/prometheus-adapter.yaml").read_text())
+def test_the_autoscaler_needs_no_adapter_unless_it_is_asked_for(overlay: dict[str, dict[str, Any]]) -> None:
+    """One metric that cannot be read would keep the autoscaler from removing pods."""
+    spec = overlay["HorizontalPodAutoscaler"]["spec"]
+    assert [one["type"] for one in spec["metrics"]] == ["Resource"]
+    assert "cpu" in router(overlay)["resources"]["requests"], "utilisation is a share of what is requested"
+    assert spec["minReplicas"] >= 2
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_with_calls_in_flight_the_autoscaler_reads_a_metric_that_the_router_has(name: str, tmp_path: Path) -> None:
+    component = PLACE / "components/calls-in-flight"
+    wanted = {"resources": [str(PLACE / "overlays" / name)], "components": [str(component)]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(wanted))
+    (scaler,) = (one for one in kustomize.build(tmp_path) if one["kind"] == "HorizontalPodAutoscaler")
+    kubernetes_validate.validate(scaler, "1.37", strict=True)
+    metrics = {one["type"]: one for one in scaler["spec"]["metrics"]}
+    assert metrics.keys() == {"Resource", "Pods"}
+    metric = metrics["Pods"]["pods"]["metric"]["name"]
+    adapter = yaml.safe_load((component / "prometheus-adapter.yaml").read_text())
     (rule,) = adapter["rules"]["custom"]
-    (metric,) = (
-        one["pods"]["metric"]["name"]
-        for one in overlay["HorizontalPodAutoscaler"]["spec"]["metrics"]
-        if one["type"] == "Pods"
-    )
     assert rule["seriesQuery"].partition("{")[0] == metric
     assert f"# TYPE {metric} gauge" in Metrics("1").render().decode()
-    assert overlay["HorizontalPodAutoscaler"]["spec"]["minReplicas"] >= 2
+    line = "  # - ../../components/calls-in-flight"
+    assert line in (PLACE / "overlays" / name / "kustomization.yaml").read_text()
+
+
+@pytest.mark.parametrize(("told", "off"), [({}, "enabled is false"), ({"SWITCHYARD_LOCAL": "on"}, None)])
+def test_no_alert_tells_of_an_ollama_that_nobody_has(told: dict[str, str], off: str | None, tmp_path: Path) -> None:
+    config = load_config(PLACE / "base/switchyard.yaml", {**environment(tmp_path), **told})
+    assert compile_snapshot(config).providers["local"].off == off
+
+
+def test_pods_never_have_a_store_each(overlay: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    env = {one["name"]: one["value"] for one in router(overlay)["env"] if one["name"] == "SWITCHYARD_EMBEDDED"}
+    file = tmp_path / "switchyard.yaml"
+    file.write_text("providers: {}\n")
+    assert load_config(file, {}).redis.url.get_secret_value() == "embedded"
+    with pytest.raises(ConfigErrors, match="SWITCHYARD_EMBEDDED"):
+        load_config(file, env)
+    with pytest.raises(ConfigErrors, match="SWITCHYARD_EMBEDDED"):
+        load_config(
+            PLACE / "base/switchyard.yaml", {**environment(tmp_path), **env, "SWITCHYARD_REDIS_URL": "embedded"}
+        )
 
 
 @pytest.mark.parametrize(

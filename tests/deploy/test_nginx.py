@@ -186,6 +186,19 @@ def test_administration_is_open_to_the_networks_of_administrators(link: Link, ro
     assert get(link("127.0.0.1"), "/admin/api/keys", token).status == 200
 
 
+def test_the_page_can_be_used_through_another_port(link: Link, router: RouterProcess, port: int) -> None:
+    def sign_in(origin: str) -> int:
+        connection = link("127.0.0.1")
+        form = {"content-type": "application/x-www-form-urlencoded", "origin": origin}
+        connection.request("POST", "/admin/sign-in", f"secret={router.admin_token}", form)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+    assert sign_in(f"https://127.0.0.1:{port}") == 303
+    assert sign_in("https://127.0.0.1") == 403
+
+
 def test_a_post_that_was_sent_is_not_sent_again(front: Front, tls: ssl.SSLContext) -> None:
     with fronts.Counting() as one, fronts.Counting() as two:
         connection = fronts.connect(front(one.port, two.port), "127.0.0.2", tls)

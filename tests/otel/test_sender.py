@@ -140,7 +140,7 @@ def test_the_address_may_be_pasted_with_its_path(url: str) -> None:
 def test_without_the_extra_the_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(otel, "installed", lambda: False)
     found = load(tmp_path, f"data_dir: x\ntelemetry:\n  otlp_endpoint: {HERE}\n")
-    with pytest.raises(ConfigErrors, match=r"c\.yaml:3:18: .*pip install 'switchyard-router\[otel\]'"):
+    with pytest.raises(ConfigErrors, match=r"c\.yaml:3:18: .*pip install '\.\[otel\]'"):
         check(found, {})
     check(found, {"OTEL_SDK_DISABLED": "true"})
     check(load(tmp_path, "telemetry: {sample: 0.5}"), {ENDPOINT: HERE})
@@ -151,7 +151,7 @@ def test_without_the_extra_the_environment_is_no_reason_not_to_serve(
 ) -> None:
     monkeypatch.setattr(otel, "installed", lambda: False)
     assert open_telemetry(Telemetry(), {ENDPOINT: HERE}, version="1") is None
-    assert "pip install 'switchyard-router[otel]'" in caplog.text
+    assert "pip install '.[otel]'" in caplog.text
     assert open_telemetry(Telemetry(), {}, version="1") is None
 
 
