@@ -199,6 +199,7 @@ class App:
                 runtime.config_loaded_at,
                 runtime.config_problem,
                 frozenset(provider.name for provider in runtime.snapshot.providers.values() if provider.local),
+                {name: runtime.config.variables("providers", name, "api_key") for name in runtime.snapshot.providers},
             )
 
         return Setup(

@@ -104,6 +104,10 @@ class Holders:
         """Whether this is the admin token as last read: the store is not asked."""
         return hmac.compare_digest(self._digest(token), self._own or _NOTHING)
 
+    def changed(self, proof: str) -> bool:
+        """Whether the admin token, as last read, is known to be another one than that with this digest."""
+        return self._own is not None and not hmac.compare_digest(proof.encode(), self._own)
+
     @property
     def _own(self) -> bytes | None:
         """The admin token's digest, as last read."""

@@ -443,6 +443,10 @@ class Keys:
         """Whether this is the admin token as last read: the store is not asked."""
         return self._holders.seen_admin(token)
 
+    def admin_changed(self, proof: str) -> bool:
+        """Whether the admin token is known to be another one than that which gave `proof`: the store is not asked."""
+        return self._holders.changed(proof)
+
     async def is_admin(self, token: str) -> bool:
         """Whether this is the admin token, or the credential of a key with the `admin` right."""
         try:

@@ -1,9 +1,11 @@
-"""Wrong secrets, counted per address: past a burst, the address is refused before anything is looked up."""
+"""Wrong secrets, counted per address: past a burst, the address is refused before anything is looked up. Of IPv6 it is
+the network of 64 bits that counts: one subscriber has all of it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from ipaddress import AddressValueError, IPv6Address
 
 from providers.errors import SwitchyardError
 
@@ -40,14 +42,26 @@ class Throttle:
 
     def admit(self, address: str) -> None:
         """Raises TooManyAttempts."""
-        full_for = self._empty_at.get(address, 0.0) - self._clock() - (self._burst - 1) * self._pace
+        full_for = self._empty_at.get(_place(address), 0.0) - self._clock() - (self._burst - 1) * self._pace
         if full_for > 0:
             raise TooManyAttempts(f"Too many wrong {self._what} from this address: wait.", retry_after=full_for)
 
     def failed(self, address: str) -> None:
+        address = _place(address)
         now = self._clock()
         if address not in self._empty_at and len(self._empty_at) >= MOST_ADDRESSES:
             self._empty_at = {known: at for known, at in self._empty_at.items() if at > now}
             if len(self._empty_at) >= MOST_ADDRESSES:  # an attack from very many addresses: forget the oldest
                 del self._empty_at[next(iter(self._empty_at))]
         self._empty_at[address] = max(self._empty_at.get(address, 0.0), now) + self._pace
+
+
+def _place(address: str) -> str:
+    """Where the bucket of an address is."""
+    if ":" not in address:
+        return address
+    try:
+        found = IPv6Address(address.partition("%")[0])
+    except AddressValueError:
+        return address
+    return str(found.ipv4_mapped or IPv6Address(int(found) >> 64 << 64))

@@ -190,6 +190,28 @@ async def test_a_throttled_token_is_judged_without_the_store(
     assert not keys.seen_admin("wrong")
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1:2:3", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("a:socket", "a:socket", True),
+    ],
+)
+def test_the_throttle_counts_a_subscriber_of_ipv6_once(first: str, second: str, same: bool) -> None:
+    throttle = Throttle(lambda: 0.0, burst=1)
+    throttle.failed(first)
+    if same:
+        with pytest.raises(TooManyAttempts):
+            throttle.admit(second)
+    else:
+        throttle.admit(second)
+
+
 def test_the_throttle_lets_up_and_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     throttle = Throttle(lambda: now)

@@ -38,7 +38,10 @@ async def test_every_page_has_the_headers_that_keep_others_out(house: House) -> 
         ("GET", "/admin/nothing", 404),
         ("GET", "/admin/static/nothing.0123456789ab.js", 404),
         ("GET", "/admin/static/../../keys.py", 404),
-        ("GET", "/admin/sign-in", 405),
+        ("GET", "/admin/sign-in", 303),
+        ("HEAD", "/admin/sign-out", 303),
+        ("GET", "/admin/preferences", 303),
+        ("DELETE", "/admin/sign-in", 405),
         ("DELETE", "/admin", 405),
         ("POST", "/admin/overview", 405),
     ]
@@ -48,9 +51,12 @@ async def test_every_page_has_the_headers_that_keep_others_out(house: House) -> 
         private(answer)
         if method == "HEAD":
             assert answer.body == b""
+        if status == 303:  # Enter in the address bar, after a form was refused
+            assert (answer.headers["location"], answer.set_cookies) == ("/admin", ())
         elif status >= 400:
             assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert answer.headers["allow"] == "GET, HEAD"
+    assert await house.signed_in(site)
     private(await asyncio.to_thread(house.site().get))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,9 +15,9 @@ import pytest
 from providers.errors import Overloaded, StoreUnavailable
 from router.admin.pages import live
 from router.admin.pages.assets import Assets
-from router.admin.pages.live import Tail, Watch
+from router.admin.pages.live import News, Tail, Watch
 from router.admin.pages.overview_page import Facts, Sights
-from router.admin.pages.security import ours, session_of, takes_gzip
+from router.admin.pages.security import MOST_COOKIES, ours, sessions_of, takes_gzip
 from router.networks import client_scheme
 from router.overview import Overviews
 from router.overview_rows import RequestRow, request_row
@@ -31,18 +32,22 @@ def row(name: str, key: str = "k1", **more: Any) -> RequestRow:
 
 
 class Store:
-    """What the tail reads from: rows since a moment."""
+    """What the tail reads from."""
 
     def __init__(self) -> None:
         self.rows: list[RequestRow] = []
         self.reads = 0
         self.fails: Exception | None = None
+        self.more = self.skipped = False
 
-    async def __call__(self, since: float) -> Sequence[RequestRow]:
+    def begin(self) -> None:
+        pass
+
+    async def read(self) -> News:
         self.reads += 1
         if self.fails is not None:
             raise self.fails
-        return list(self.rows)
+        return News(list(self.rows), self.more, self.skipped)
 
 
 async def heard(watch: Watch, names: Sequence[str]) -> list[RequestRow]:
@@ -100,13 +105,49 @@ async def test_a_tail_outlives_the_stores_absence_and_a_bug() -> None:
         await heard(watch, ["after"])
 
 
-async def test_so_many_may_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "MOST_VIEWERS", 1)
+async def test_holders_leave_places_for_each_other_and_for_administrators() -> None:
     tail = Tail(Store())
-    with tail.watch(None), pytest.raises(Overloaded), tail.watch(None):
+    with ExitStack() as watching:
+        for _ in range(live.MOST_OF_KEY):
+            watching.enter_context(tail.watch("k1"))
+        with pytest.raises(Overloaded), tail.watch("k1"):
+            pass
+        for number in range(live.MOST_HOLDERS - live.MOST_OF_KEY):
+            watching.enter_context(tail.watch(f"other {number}"))
+        with pytest.raises(Overloaded), tail.watch("one more"):
+            pass
+        for _ in range(live.MOST_VIEWERS - live.MOST_HOLDERS):
+            watching.enter_context(tail.watch(None))
+        with pytest.raises(Overloaded), tail.watch(None):
+            pass
+    with tail.watch("k1"):
         pass
-    with tail.watch(None):
-        pass
+
+
+async def test_of_very_many_calls_come_the_newest_and_the_ends_of_those_that_were_shown() -> None:
+    store = Store()
+    tail = Tail(store, pace=0.001)
+    crowd = [row(f"{number}", "other", status=200) for number in range(3 * live.MOST_ROWS)]
+    with tail.watch(None) as everything, tail.watch("k1") as holder:
+        store.rows = [row("long")]
+        await heard(everything, ["long"])
+        await heard(holder, ["long"])
+        store.rows = [row("mine", status=200), row("long", status=200), *crowd]
+        found = await heard(everything, ["long", crowd[-1].id])
+        assert len(found) == live.MOST_ROWS + 1
+        assert [one.status for one in found if one.id == "long"] == [200]
+        assert {one.id for one in await heard(holder, ["mine", "long"])} == {"mine", "long"}
+
+
+async def test_while_there_is_much_several_readings_are_told_at_once() -> None:
+    store = Store()
+    store.more = store.skipped = True
+    tail = Tail(store, pace=0.001)
+    with tail.watch("k1") as watch:
+        store.rows = [row("a")]
+        await heard(watch, ["a"])
+        assert store.reads % live.READS == 0
+        assert watch.skipped
 
 
 # --- states
@@ -128,19 +169,36 @@ def sights(told: Mapping[str, Any], gauges: Mapping[str, Mapping[tuple[str, ...]
     async def describe() -> tuple[bool, Mapping[str, Any]]:
         return True, whole
 
-    facts = Facts("switchyard.yaml", "aa", 5.0, None, frozenset({"gpu"}))
+    variables = {"none": ("OPENAI_API_KEY", "OTHER_KEY"), "gone": ("GONE_KEY",)}
+    facts = Facts("switchyard.yaml", "aa", 5.0, None, frozenset({"gpu"}), variables)
     return Sights(cast("Overviews", None), describe, lambda name: gauges.get(name, {}), lambda: facts)
 
 
 async def test_states_of_providers() -> None:
     found = await sights(
         {
-            "providers": {"fine": "on", "gone": "on", "tired": "on", "none": "no key: OPENAI_API_KEY", "gpu": "on"},
+            "providers": {
+                "fine": "on",
+                "gone": "on",
+                "tired": "on",
+                "none": "OPENAI_API_KEY and OTHER_KEY are not set",
+                "quiet": "enabled is false",
+                "wrong": "it has no base_url",
+                "new": "not known yet",
+                "gpu": "on",
+            },
             "unhealthy": {"tired/some/model": "503 twice"},
         },
         {
             "provider_up": {("fine",): 1, ("gone",): 0, ("tired",): 1, ("gpu",): 1},
-            "provider_down": {("gone", "unreachable"): 1, ("gone", "auth"): 0, ("fine", "timeout"): 0},
+            "provider_down": {
+                ("gone", "unreachable"): 1,
+                ("gone", "auth"): 0,
+                ("fine", "timeout"): 0,
+                ("none", "no_key"): 1,
+                ("quiet", "disabled"): 1,
+                ("wrong", "misconfigured"): 1,
+            },
             "circuit_open": {("tired",): 2},
             "queue_depth": {("gpu",): 3, ("fine",): 9},
             "ollama_vram_bytes": {("gpu", "b"): 2.0, ("gpu", "a"): 3.0},
@@ -148,14 +206,18 @@ async def test_states_of_providers() -> None:
             "journal_entries": {(): 6},
         },
     ).states()
-    shown = [(one.name, one.state, one.reason, one.open_models, one.queue, one.local) for one in found.providers]
+    shown = [(one.name, one.state, one.reason, one.detail, one.open_models, one.queue) for one in found.providers]
     assert shown == [
-        ("fine", "up", None, 0, 9, False),
-        ("gone", "down", "unreachable", 0, 0, False),
-        ("tired", "degraded", None, 2, 0, False),
-        ("none", "off", "no key: OPENAI_API_KEY", 0, 0, False),
-        ("gpu", "up", None, 0, 3, True),
+        ("fine", "up", None, None, 0, 9),
+        ("gone", "down", "unreachable", None, 0, 0),
+        ("tired", "degraded", None, None, 2, 0),
+        ("none", "off", "no_key", "OPENAI_API_KEY, OTHER_KEY", 0, 0),
+        ("quiet", "off", "disabled", None, 0, 0),
+        ("wrong", "off", "misconfigured", "it has no base_url", 0, 0),
+        ("new", "off", "not known yet", None, 0, 0),
+        ("gpu", "up", None, None, 0, 3),
     ]
+    assert [one.name for one in found.providers if one.local] == ["gpu"]
     assert found.providers[2].models == (("some/model", "503 twice"),)
     gpu, router = found.gpu, found.router
     assert (gpu.loaded, gpu.vram_bytes, gpu.queue, gpu.in_flight) == ((("gpu", "a", 3), ("gpu", "b", 2)), 5, 3, 4)
@@ -197,20 +259,23 @@ def test_who_speaks_https(peer: str, told: str | None, scheme: str) -> None:
     assert client_scheme(scope(peer, told), ()) == "http"
 
 
-def test_only_one_cookie_of_the_right_shape_counts() -> None:
+def test_every_cookie_of_the_right_shape_is_tried() -> None:
     good, other = "A" * 43, "B" * 43
     for text, found in (
-        (f"switchyard_session={good}", good),
-        (f"a=b; switchyard_session={good}; c=d", good),
-        (f"switchyard_session={good}; switchyard_session={other}", None),
-        (f"switchyard_session={good}x", None),
-        (f"xswitchyard_session={good}", None),
-        (f"__Secure-switchyard_session={good}", None),
-        ("switchyard_session", None),
-        ("", None),
+        (f"switchyard_session={good}", (good,)),
+        (f"a=b; switchyard_session={good}; c=d", (good,)),
+        (f"switchyard_session={good}; switchyard_session={other}", (good, other)),
+        (f"switchyard_session=junk; switchyard_session={good}; switchyard_session={good}", (good,)),
+        (f"switchyard_session={good}x", ()),
+        (f"xswitchyard_session={good}", ()),
+        (f"__Secure-switchyard_session={good}", ()),
+        ("switchyard_session", ()),
+        ("", ()),
     ):
-        assert session_of([(b"cookie", text.encode())], https=False) == found, text
-    assert session_of([(b"cookie", f"__Secure-switchyard_session={good}".encode())], https=True) == good
+        assert sessions_of([(b"cookie", text.encode())], https=False) == found, text
+    assert sessions_of([(b"cookie", f"__Secure-switchyard_session={good}".encode())], https=True) == (good,)
+    many = "; ".join(f"switchyard_session={number:043}" for number in range(100))
+    assert len(sessions_of([(b"cookie", many.encode())], https=False)) == MOST_COOKIES
 
 
 def test_an_origin_is_compared_whole() -> None:
@@ -226,6 +291,16 @@ def test_an_origin_is_compared_whole() -> None:
     ):
         assert ours([(b"host", b"router.lan:8080"), (b"origin", origin.encode())]) == fits, origin
     assert not ours([(b"origin", b"http://")])
+    for host, origin, fits in (
+        ("x:443", "https://x", True),
+        ("x", "https://x:443", True),
+        ("x:80", "http://x", True),
+        ("x:80", "https://x", False),
+        ("x:443", "http://x", False),
+        ("x:8443", "https://x:443", False),
+        ("[::1]:443", "https://[::1]", True),
+    ):
+        assert ours([(b"host", host.encode()), (b"origin", origin.encode())]) == fits, (host, origin)
 
 
 @pytest.mark.parametrize(

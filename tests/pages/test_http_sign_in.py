@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -285,15 +286,95 @@ async def test_idle_and_old_sessions_end(house: House) -> None:
     assert not await house.signed_in(site)
 
 
-async def test_a_holder_has_so_many_sessions_and_the_oldest_makes_room(
+async def test_a_holder_has_so_many_sessions_and_the_one_unused_for_longest_makes_room(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "MOST", 2)
-    sites = []
-    for number in range(3):
-        house.later = number
-        sites.append(await house.sign_in(TOKEN))
-    assert [await house.signed_in(site) for site in sites] == [False, True, True]
+    monkeypatch.setattr(sessions, "MOST", 3)
+    now = 0.0
+    opened = sessions.Sessions(house.keys, clock=lambda: time.time() + now, monotonic=lambda: now)
+
+    async def sign_in() -> str:
+        secret = await opened.open(TOKEN, "")
+        assert secret
+        assert await opened.find(secret, "")
+        return secret
+
+    wall, idle, third = [await sign_in() for _ in range(3)]
+    for _ in range(3):
+        now += sessions.PROLONGED
+        assert await opened.find(wall, "")  # the oldest, but used
+    assert await opened.find(third, "")
+    fourth = await sign_in()
+    looked = sessions.Sessions(house.keys)
+    found = [await looked.find(secret, "") for secret in (wall, idle, third, fourth)]
+    assert [viewer is not None for viewer in found] == [True, False, True, True]
+
+
+async def test_sessions_that_ended_by_themselves_make_room_first(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "MOST", 3)
+    wall = await house.sign_in(TOKEN)
+    before = set(await house.names())
+    for _ in range(2):
+        await house.sign_in(TOKEN)
+    for name in set(await house.names()) - before:  # as after two hours without use
+        await house.keys.cabinet.ask("DEL", name)
+    new = [await house.sign_in(TOKEN) for _ in range(2)]
+    assert all([await house.signed_in(site) for site in (wall, *new)])
+    assert await house.keys.cabinet.ask("ZCARD", "sy:sessions:admin") == 3
+
+
+async def test_one_good_cookie_of_several_is_enough(house: House) -> None:
+    site, other = await house.sign_in(TOKEN), await house.sign_in(TOKEN)
+    name, good = next(iter(site.cookies.items()))
+    both = {"cookie": f"{name}={'A' * 43}; {name}={good}; {name}={other.cookies[name]}"}
+    assert (await asyncio.to_thread(house.site().ask, "GET", "/admin/overview", None, both)).status == 200
+    form = {**both, "origin": site.origin}
+    assert (await asyncio.to_thread(house.site().ask, "POST", "/admin/sign-out", "", form)).status == 303
+    assert [await house.signed_in(one) for one in (site, other)] == [False, False]
+
+
+async def test_made_up_cookies_are_looked_for_once_and_a_few_at_a_time(house: House) -> None:
+    opened = sessions.Sessions(house.keys)
+    asked: list[bytes | str] = []
+    most = running = 0
+    cabinet = house.keys.cabinet
+    real = cabinet.raw
+
+    async def raw(name: str) -> bytes | None:
+        nonlocal most, running
+        asked.append(name)
+        running += 1
+        most = max(most, running)
+        try:
+            return await real(name)
+        finally:
+            running -= 1
+
+    known = await opened.open(TOKEN, "")
+    assert known
+    assert await opened.find(known, "")
+    opened._cabinet = SimpleNamespace(raw=raw, store=cabinet.store)  # type: ignore[assignment]
+    for _ in range(2):
+        junk = [f"{number:043}" for number in range(100)]
+        found = await asyncio.gather(*(opened.find(secret, "") for secret in junk))
+        assert set(found) == {None}
+    assert len(asked) == 100
+    assert most == sessions.STRANGERS
+
+
+async def test_streams_of_one_session_share_a_look_at_it(house: House) -> None:
+    now = 100.0
+    opened = sessions.Sessions(house.keys, monotonic=lambda: now)
+    secret = await opened.open(TOKEN, "")
+    assert secret
+    looks = await asyncio.gather(*(opened.lately(secret, "") for _ in range(50)))
+    now += sessions.SHARED / 2
+    looks.append(await opened.lately(secret, ""))
+    assert {at for _, at in looks} == {100.0}
+    assert len({id(viewer) for viewer, _ in looks}) == 1
+    await opened.close(secret)
+    now += sessions.SHARED
+    assert await opened.lately(secret, "") == (None, now)
 
 
 # --- the store is away
@@ -352,3 +433,69 @@ async def test_what_is_remembered_of_a_key_still_counts(tmp_path: Path) -> None:
     assert await opened.find(secret, "192.0.2.1") is None
     wall += 601
     assert await opened.find(secret, "127.0.0.1") is None
+
+
+class Away:
+    """A store that can be away: for who asks by this the server does not answer."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._store = store
+        self._patch = monkeypatch
+
+    def go(self) -> None:
+        async def run(*_: object) -> Any:
+            raise OSError("away")
+
+        self._patch.setattr(self._store, "run", run)
+        self._patch.setattr(self._store, "gather", run)
+
+    def come(self) -> None:
+        self._patch.undo()
+
+
+async def test_who_signs_out_while_the_store_is_away_is_out(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, other = await house.sign_in(TOKEN), await house.sign_in(TOKEN)
+    assert await house.signed_in(site)
+    assert await house.signed_in(other)
+    stolen = site.copy()
+    away = Away(house.keys.cabinet.store, monkeypatch)
+    away.go()
+    answer = await asyncio.to_thread(site.post, "/admin/sign-out")
+    assert (answer.status, site.cookies) == (503, {})
+    assert "You are signed out in this browser" in answer.text
+    assert not await house.signed_in(stolen)
+    assert await house.signed_in(other)
+    away.come()
+    assert not await house.signed_in(stolen)
+    async with asyncio.timeout(20):
+        while len([name for name in await house.names() if name.startswith("sy:session:")]) > 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert await house.keys.cabinet.ask("ZCARD", "sy:sessions:admin") == 1
+    assert await house.signed_in(other)
+
+
+async def test_what_is_remembered_does_not_outlive_the_admin_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store("embedded", tmp_path)
+    try:
+        keys = await open_keys(store, tmp_path, {})
+        made = await keys.bootstrap()
+        assert made.admin_token
+        opened = sessions.Sessions(keys)
+        secret = await opened.open(made.admin_token, "")
+        assert secret
+        assert await opened.find(secret, "")
+        await store.run("DEL", "sy:admin")
+        again = await (await open_keys(store, tmp_path, {})).bootstrap()
+        assert again.admin_token
+        away = Away(store, monkeypatch)
+        away.go()
+        assert await opened.find(secret, "")  # nobody has told this worker yet
+        away.come()
+        assert await keys.admin(again.admin_token, None)
+        away.go()
+        assert await opened.find(secret, "") is None
+    finally:
+        monkeypatch.undo()
+        await store.close()

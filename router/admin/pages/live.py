@@ -7,63 +7,175 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Final
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 from providers.errors import Overloaded, StoreUnavailable
 from router.keys import Keys
 from router.overview_rows import RequestRow, request_row
-from router.recent import RecentReader, Wanted
+from router.recent import Row, recent_name, rows_of
 from router.usage import Team, UsageReader, team_of_record
 
 PACE: Final = 1.0
-"""Seconds between two readings."""
-OVERLAP: Final = 2.0
-"""Seconds that are read again: stores' clocks differ, and entries of one moment may come later."""
+"""Seconds until the viewers are told again."""
+READS: Final = 4
+"""Readings in that time while there is much to read."""
 FIRST: Final = 5.0
 """Seconds before its beginning from which on a tail shows calls."""
+FIRST_ENTRIES: Final = 100
+"""Of a team that is read for the first time."""
+PAGE: Final = 100
+"""Entries of one team in one answer of the store."""
+AT_ONCE: Final = 20
+"""Teams in one round trip: the answer takes some milliseconds of the worker at most."""
+MOST_ENTRIES: Final = 1000
+"""In one reading."""
+LATE: Final = 8
+"""Readings in a row that may leave something of a team for the next one; then they skip to its newest calls."""
 MOST_ROWS: Final = 50
-"""Of one reading; pages show no more."""
-MOST_SHOWN: Final = 500
-"""Calls that are known as shown."""
+"""That a viewer is told at once; pages show no more."""
+MOST_SHOWN: Final = 1000
+"""Calls that are known as shown, and calls of whose beginning is known what their end does not say."""
 MOST_WAITING: Final = 4
 """Readings that may wait for a viewer; who is slower than that is cut off, and comes again."""
 MOST_VIEWERS: Final = 200
 """In one worker."""
+MOST_HOLDERS: Final = 150
+"""Of these, who hold keys without the right `admin`: the other places are for administrators."""
+MOST_OF_KEY: Final = 10
+"""Of these, with one such key."""
 TEAMS_KNOWN: Final = 10.0
 NAMES_KNOWN: Final = 60.0
 """Seconds for which the teams, and the names of keys, are not read again."""
 
 _log = logging.getLogger("switchyard.pages")
+_Entries = Sequence[tuple[bytes, dict[bytes, bytes]]]
+"""Of a stream, newest first."""
 
 Rows = Sequence[RequestRow]
-Read = Callable[[float], Awaitable[Rows]]
-"""The calls of which something was said since that moment (Unix seconds), oldest first. Raises StoreUnavailable."""
 
 
-class RowReader:
-    """Reads them from the streams of all teams."""
+class News(NamedTuple):
+    """rows: calls of which something was said, oldest first. more: whether there was much, so that the next reading
+    should be soon. skipped: whether some calls were passed over."""
+
+    rows: Rows
+    more: bool = False
+    skipped: bool = False
+
+
+class Feed(Protocol):
+    def begin(self) -> None:
+        """Nobody has watched until now."""
+
+    async def read(self) -> News:
+        """What was said since the reading before. Raises StoreUnavailable."""
+
+
+class TeamFeed:
+    """Reads on in the streams of all teams, each from where the reading before ended: nothing is missed, however busy
+    others are, unless they write more than can be read."""
 
     def __init__(self, keys: Keys, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._keys = keys
         self._monotonic = monotonic
         self._usage = UsageReader(keys.cabinet.store, clock=keys.clock)
-        self._recent = RecentReader(self._usage)
         self._teams: tuple[float, Sequence[Team]] = (0.0, ())
         self._names: dict[str, str] = {}
         self._names_until = 0.0
+        self._cursors: dict[str, bytes] = {}
+        """The last entry that was read, by the team's id."""
+        self._late: Counter[str] = Counter()
+        self._running: OrderedDict[str, Row] = OrderedDict()
+        self._window = FIRST
 
-    async def __call__(self, since: float) -> Rows:
-        found = await self._recent.rows(Wanted(limit=MOST_ROWS, after=int(since * 1000)), await self._known_teams())
+    def begin(self) -> None:
+        self._cursors.clear()
+        self._late.clear()
+        self._running.clear()
+        self._window = FIRST
+
+    async def read(self) -> News:
+        teams = {team.id: team for team in await self._known_teams()}
+        cursors = dict(self._cursors)  # kept when all was read: else it is read again
+        async with self._usage.errors():
+            skipped = await self._skip([team for team in teams if self._late[team] >= LATE], cursors)
+            met = await self._meet([team for team in teams if team not in cursors], cursors)
+            found, late = await self._on([team for team in teams if team not in met], cursors)
+            rows = [(row, teams[team]) for team, some in (met | found).items() for row in rows_of(teams[team], some)]
+            await self._learn(rows)
+        self._cursors = cursors
+        self._window = FIRST + TEAMS_KNOWN  # teams that come later are only heard of after a while
+        self._late = Counter({team: self._late[team] + 1 for team in late})
+        rows = [(self._whole(row), team) for row, team in rows]
+        rows.sort(key=lambda one: int(one[0]["_at"]))
+        more = any(len(entries) >= PAGE for entries in found.values())
+        return News([request_row(row, team.name, self._names) for row, team in rows], more, skipped)
+
+    async def _meet(self, teams: Sequence[str], cursors: dict[str, bytes]) -> dict[str, _Entries]:
+        """The last seconds of teams that were not read yet."""
+        since = (self._keys.clock() - self._window) * 1000
+        found: dict[str, _Entries] = {}
+        for start in range(0, len(teams), AT_ONCE):
+            some = teams[start : start + AT_ONCE]
+            asked = [("XREVRANGE", recent_name(team), "+", "-", "COUNT", FIRST_ENTRIES) for team in some]
+            for team, entries in zip(some, await self._usage.store.gather(asked), strict=True):
+                cursors[team] = entries[0][0] if entries else b"0-0"
+                found[team] = [entry for entry in entries if _milliseconds(entry[0]) >= since]
+            await asyncio.sleep(0)  # calls first
+        return found
+
+    async def _on(self, teams: Sequence[str], cursors: dict[str, bytes]) -> tuple[dict[str, _Entries], Sequence[str]]:
+        """What is new of these teams, up to a bound, and of which there is more."""
+        # Who had to wait comes first.
+        waiting = deque(sorted(teams, key=lambda team: -self._late[team]))
+        found: dict[str, list[tuple[bytes, dict[bytes, bytes]]]] = {}
+        left = MOST_ENTRIES
+        while waiting and left > 0:
+            some = [waiting.popleft() for _ in range(min(AT_ONCE, len(waiting)))]
+            asked = [("XRANGE", recent_name(team), b"(" + cursors[team], "+", "COUNT", PAGE) for team in some]
+            for team, entries in zip(some, await self._usage.store.gather(asked), strict=True):
+                if not entries:
+                    continue
+                left -= len(entries)
+                cursors[team] = entries[-1][0]
+                found.setdefault(team, []).extend(entries)
+                if len(entries) >= PAGE:
+                    waiting.append(team)
+            await asyncio.sleep(0)  # calls first
+        return {team: entries[::-1] for team, entries in found.items()}, list(waiting)
+
+    async def _skip(self, teams: Sequence[str], cursors: dict[str, bytes]) -> bool:
+        """Go to the end of these teams' streams."""
+        if not teams:
+            return False
+        asked = [("XREVRANGE", recent_name(team), "+", "-", "COUNT", 1) for team in teams]
+        for team, entries in zip(teams, await self._usage.store.gather(asked), strict=True):
+            del self._late[team]
+            if entries:
+                cursors[team] = entries[0][0]
+        return True
+
+    def _whole(self, row: Row) -> Row:
+        """What is said of a call's end alone is completed by what was said of its beginning."""
+        name = row["id"]
+        if (known := self._running.pop(name, None)) is not None:
+            row = {**known, **row, "_began": known["_began"]}
+        if row.get("status") is None and not row.get("lost"):
+            self._running[name] = row
+            if len(self._running) > MOST_SHOWN:
+                self._running.popitem(last=False)
+        return row
+
+    async def _learn(self, rows: Sequence[tuple[Mapping[str, Any], Team]]) -> None:
+        """The names of these rows' keys."""
         now = self._monotonic()
         if now >= self._names_until:
             self._names, self._names_until = {}, now + NAMES_KNOWN
-        wanted = {key: team.id for row, team in found if isinstance(key := row.get("key"), str)}
+        wanted = {key: team.id for row, team in rows if isinstance(key := row.get("key"), str)}
         if new := {key: team for key, team in wanted.items() if key not in self._names}:
-            async with self._usage.errors():
-                self._names |= await self._usage.key_names(new)
-        return [request_row(row, team.name, self._names) for row, team in reversed(found)]
+            self._names |= await self._usage.key_names(new)
 
     async def _known_teams(self) -> Sequence[Team]:
         until, teams = self._teams
@@ -74,29 +186,51 @@ class RowReader:
         return teams
 
 
+def _milliseconds(name: bytes) -> int:
+    return int(name.partition(b"-")[0])
+
+
 class Watch:
     """One viewer's end. key: the id of the key whose calls he may see, None for all."""
 
     def __init__(self, key: str | None) -> None:
-        self._key = key
+        self.key = key
         self._waiting: deque[Rows] = deque()
         self._news = asyncio.Event()
+        self._running: OrderedDict[str, None] = OrderedDict()
+        """Calls that he was told of while they ran."""
         self.behind = False
         """Whether he was too slow; nothing more comes then."""
         self.stale = False
         """Whether the store is away."""
+        self.skipped = False
+        """Whether some calls were passed over; who has told him sets it back."""
 
-    def tell(self, rows: Rows, *, stale: bool) -> None:
-        mine = [row for row in rows if self._key is None or row.key_id == self._key]
-        if not mine and stale == self.stale:
+    def tell(self, rows: Rows, *, stale: bool, skipped: bool = False) -> None:
+        """rows: those that he may see."""
+        if not rows and stale == self.stale and not skipped:
             return
         self.stale = stale
-        if mine:
+        self.skipped = self.skipped or skipped
+        if rows:
             if len(self._waiting) >= MOST_WAITING:
                 self.behind = True
             else:
-                self._waiting.append(mine)
+                self._waiting.append(self._chosen(rows))
         self._news.set()
+
+    def _chosen(self, rows: Rows) -> Rows:
+        """The newest of very many, and the ends of those that he saw running."""
+        if len(rows) > MOST_ROWS:
+            newest = {row.id for row in rows[-MOST_ROWS:]}
+            rows = [row for row in rows if row.id in newest or (row.id in self._running and not _runs(row))]
+        for row in rows:
+            self._running.pop(row.id, None)
+            if _runs(row):
+                self._running[row.id] = None
+        while len(self._running) > MOST_SHOWN:
+            self._running.popitem(last=False)
+        return rows
 
     async def next(self, seconds: float) -> Rows:
         """What has come, or nothing after some seconds."""
@@ -109,11 +243,15 @@ class Watch:
         return rows
 
 
+def _runs(row: RequestRow) -> bool:
+    return row.status is None and not row.lost
+
+
 class Tail:
     """Reads for all who watch. `clock` is Unix time in seconds."""
 
-    def __init__(self, read: Read, clock: Callable[[], float] = time.time, *, pace: float = PACE) -> None:
-        self._read = read
+    def __init__(self, feed: Feed, clock: Callable[[], float] = time.time, *, pace: float = PACE) -> None:
+        self._feed = feed
         self._clock = clock
         self._pace = pace
         self._viewers: set[Watch] = set()
@@ -123,17 +261,23 @@ class Tail:
 
     @contextlib.contextmanager
     def watch(self, key: str | None) -> Iterator[Watch]:
-        """Be told of calls from now on, those of the last seconds first. Raises Overloaded."""
-        if len(self._viewers) >= MOST_VIEWERS:
+        """Be told of calls from now on, those of the last seconds first. key: an id, None for all. Raises
+        Overloaded."""
+        holders = [watch.key for watch in self._viewers if watch.key is not None]
+        if len(self._viewers) >= MOST_VIEWERS or (key is not None and len(holders) >= MOST_HOLDERS):
             raise Overloaded("Too many watch the live requests at once.", retry_after=10.0)
+        if key is not None and holders.count(key) >= MOST_OF_KEY:
+            raise Overloaded("Too many watch the live requests of this key at once.", retry_after=10.0)
         watch = Watch(key)
         watch.stale = self._stale
         self._viewers.add(watch)
         if self._task is None:
             self._shown.clear()
+            self._feed.begin()
             self._task = asyncio.create_task(self._run(), name="live requests")
-        elif late := [row for row in self._shown.values() if row.time >= self._clock() - FIRST]:
-            watch.tell(late, stale=self._stale)
+        else:
+            late = [row for row in self._shown.values() if row.time >= self._clock() - FIRST]
+            watch.tell([row for row in late if key is None or row.key_id == key], stale=self._stale)
         try:
             yield watch
         finally:
@@ -143,22 +287,34 @@ class Tail:
                 self._task = None
 
     async def _run(self) -> None:
-        since = self._clock() - FIRST
+        found: dict[str, RequestRow] = {}
+        reads, skipped = 0, False
         while True:
-            began = self._clock()
+            news = News(())
             try:
-                rows = self._new(await self._read(since))
+                news = await self._feed.read()
             except StoreUnavailable:
-                rows, self._stale = [], True
+                self._stale = True
             except Exception:  # noqa: BLE001 - a bug of ours, or a row nobody can read: the tail goes on with the next
                 _log.exception("reading the live requests failed")
-                rows = []
             else:
                 self._stale = False
-                since = began - OVERLAP
-            for watch in self._viewers:
-                watch.tell(rows, stale=self._stale)
-            await asyncio.sleep(self._pace)
+            for row in news.rows:
+                found.pop(row.id, None)
+                found[row.id] = row
+            reads, skipped = reads + 1, skipped or news.skipped
+            if not news.more or reads >= READS:
+                self._tell(self._new(list(found.values())), skipped)
+                found, reads, skipped = {}, 0, False
+            await asyncio.sleep(self._pace / READS if news.more else self._pace)
+
+    def _tell(self, rows: Rows, skipped: bool) -> None:
+        by_key: dict[str | None, list[RequestRow]] = {None: list(rows)}
+        for row in rows:
+            if row.key_id is not None:
+                by_key.setdefault(row.key_id, []).append(row)
+        for watch in self._viewers:
+            watch.tell(by_key.get(watch.key, ()), stale=self._stale, skipped=skipped)
 
     def _new(self, rows: Rows) -> Rows:
         """Those of which something is new."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from providers.errors import StoreUnavailable
@@ -23,28 +23,36 @@ FRESH: Final = 1.0
 """Seconds for which the states serve all who ask."""
 PATIENCE: Final = 3.0
 """Seconds that the numbers may take before the last known ones are shown."""
+OWN_PATIENCE: Final = 8.0
+"""The same for a holder of a key, who may have to wait for others."""
+OWNERS_AT_ONCE: Final = 4
+"""Holders of keys whose numbers one worker reads at once; the others wait."""
 MOST_OWNERS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of the config in force. loaded_at: Unix seconds; local: names of local providers."""
+    """What is known of the config in force. loaded_at: Unix seconds; local: names of local providers; key_variables:
+    those that providers' keys come from, by the providers' names."""
 
     config_name: str | None
     config_digest: str
     config_loaded_at: float
     config_problem: str | None
     local: frozenset[str]
+    key_variables: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderState:
-    """reason: why it is down or off, a word of the metrics' closed set or a sentence of ours. open_models: models that
+    """reason: why it is down or off, a word of the metrics' closed set or a sentence of ours. detail: what is missing
+    or wrong in the config: names of variables, or a sentence of ours. open_models: models that
     are left alone for a while. models: those of this worker, each with the reason."""
 
     name: str
     state: Literal["up", "degraded", "down", "off"]
     reason: str | None
+    detail: str | None
     open_models: int
     models: tuple[tuple[str, str], ...]
     queue: int
@@ -118,6 +126,7 @@ class Sights:
         self._states: tuple[float, States] | None = None
         self._board: Board | None = None
         self._own: dict[str, Own] = {}
+        self._turns = asyncio.Semaphore(OWNERS_AT_ONCE)
 
     async def board(self, *, away: bool = False) -> tuple[Board | None, bool]:
         """The numbers, and whether they are old ones. None: there never were any. away: the store is known not to
@@ -140,7 +149,7 @@ class Sights:
         if away:
             return self._own.get(key.id), True
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(OWN_PATIENCE), self._turns, asyncio.timeout(PATIENCE):
                 found = await self._overviews.own(key)
         except (StoreUnavailable, TimeoutError):
             return self._own.get(key.id), True
@@ -205,6 +214,7 @@ class Sights:
             _provider(
                 name,
                 off=None if off == "on" else str(off),
+                key_variables=facts.key_variables.get(name, ()),
                 up=up.get((name,)),
                 down=down.get(name),
                 open_models=int(open_models.get((name,), 0)),
@@ -220,6 +230,7 @@ def _provider(
     name: str,
     *,
     off: str | None,
+    key_variables: Sequence[str],
     up: float | None,
     down: str | None,
     open_models: int,
@@ -229,10 +240,17 @@ def _provider(
 ) -> ProviderState:
     state: Literal["up", "degraded", "down", "off"] = "up"
     reason: str | None = None
+    detail: str | None = None
     if off is not None:
-        state, reason = "off", off
+        state, reason = "off", down or off
+        if down == "no_key":
+            detail = ", ".join(key_variables) or None
+        elif down == "misconfigured":
+            detail = off
     elif up == 0:
         state, reason = "down", down
     elif open_models or models:
         state = "degraded"
-    return ProviderState(name, state, reason, max(open_models, len(models)), tuple(sorted(models)), queue, local)
+    return ProviderState(
+        name, state, reason, detail, max(open_models, len(models)), tuple(sorted(models)), queue, local
+    )

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from providers.errors import MethodNotAllowed, StoreUnavailable, SwitchyardError, TooLarge
 from router.admin.pages.assets import BELOW, Assets
-from router.admin.pages.live import MOST_ROWS, RowReader, Tail, Watch
+from router.admin.pages.live import Tail, TeamFeed, Watch
 from router.admin.pages.overview_page import Current, Describe, Facts, Sights
 from router.admin.pages.render import Look, Renderer, chosen, look_of
 from router.admin.pages.security import (
@@ -22,7 +22,7 @@ from router.admin.pages.security import (
     page_headers,
     preferences_cookie,
     session_cookie,
-    session_of,
+    sessions_of,
     takes_gzip,
 )
 from router.admin.pages.sessions import LONGEST, Sessions, Viewer
@@ -58,8 +58,8 @@ class Asked(NamedTuple):
     look: Look
     https: bool
     address: str
-    session: str | None
-    """The secret of the cookie, if one came."""
+    sessions: tuple[str, ...]
+    """The secrets in its cookies."""
 
 
 Handler = Callable[[Asked], Awaitable[None]]
@@ -87,7 +87,7 @@ class Pages:
         self._sessions = Sessions(keys, monotonic=monotonic)
         self._sign_in = SignIn(keys, self._sessions, throttle)
         self._sights = Sights(Overviews(keys, setup.rate), setup.describe, setup.current, setup.facts, monotonic)
-        self._tail = Tail(RowReader(keys, monotonic), keys.clock)
+        self._tail = Tail(TeamFeed(keys, monotonic), keys.clock)
         self._rate = setup.rate
         self._draining = setup.draining
         self._monotonic = monotonic
@@ -112,7 +112,7 @@ class Pages:
             look_of(headers),
             https,
             str(client[0]) if client else "",
-            session_of(headers, https=https),
+            sessions_of(headers, https=https),
         )
         try:
             await self._dispatch(asked)
@@ -142,6 +142,10 @@ class Pages:
             await self._message(asked, 404, "not_found")
             return
         allowed, handle = found
+        if method in _READ and method not in allowed:
+            # Enter in the address bar, after a form was refused.
+            await self._redirect(asked, [])
+            return
         _require(method, allowed)
         if method == "POST" and not ours(asked.scope["headers"]):
             if asked.path == f"{PATH}/sign-in":
@@ -159,7 +163,7 @@ class Pages:
             await self._overview(asked, viewer, "overview.html", "own.html")
             return
         extra: Pairs = []
-        if asked.session is not None:
+        if asked.sessions:
             extra.append(session_cookie("", 0, https=asked.https))
         elif header(asked.scope["headers"], b"sec-fetch-site") == "cross-site":
             # A link on another site: the browser keeps the cookie back once, and brings it when the page asks again.
@@ -207,15 +211,18 @@ class Pages:
         except StoreUnavailable:
             await self._sign_in_page(asked, 503, "store_down", RETRY_SECONDS)
             return
-        if asked.session is not None:
-            await self._sessions.close(asked.session)
+        for old in asked.sessions:
+            await self._sessions.close(old)
         self._sights.warm()
         await self._redirect(asked, [session_cookie(made, LONGEST, https=asked.https)])
 
     async def _signing_out(self, asked: Asked) -> None:
-        if asked.session is not None:
-            await self._sessions.close(asked.session)
-        await self._redirect(asked, [session_cookie("", 0, https=asked.https)])
+        closed = [await self._sessions.close(secret) for secret in asked.sessions]
+        gone = session_cookie("", 0, https=asked.https)
+        if all(closed):
+            await self._redirect(asked, [gone])
+        else:
+            await self._sign_in_page(asked, 503, "sign_out_late", extra=[gone])
 
     async def _preferences(self, asked: Asked) -> None:
         headers = asked.scope["headers"]
@@ -240,10 +247,11 @@ class Pages:
     # --- the live tail
 
     async def _live(self, asked: Asked) -> None:
-        viewer = await self._viewer(asked)
-        if viewer is None:
+        found = await self._found(asked)
+        if found is None:
             await self._reply(asked, 401, b"", HTML)
             return
+        viewer, secret = found
         headers = [
             (b"content-type", b"text/event-stream"),
             (b"x-accel-buffering", b"no"),
@@ -260,12 +268,12 @@ class Pages:
             # Whoever takes nothing is let go; the client's leaving cancels this task (see router.app).
             try:
                 await self._write(asked, b"retry: 3000\n" + _state(watch.stale))
-                await self._follow(asked, viewer, watch)
+                await self._follow(asked, viewer, secret, watch)
             except TimeoutError:
                 return
             await self._write(asked, b"", more=False)
 
-    async def _follow(self, asked: Asked, viewer: Viewer, watch: Watch) -> None:
+    async def _follow(self, asked: Asked, viewer: Viewer, secret: str, watch: Watch) -> None:
         stale = watch.stale
         spoke = checked = self._monotonic()
         while True:
@@ -275,18 +283,19 @@ class Pages:
                 return
             now = self._monotonic()
             if now - checked >= CHECKED:
-                checked = now
-                if not await self._still(asked, viewer):
+                still, checked = await self._still(asked, viewer, secret)
+                if not still:
                     await self._write(asked, _event("end", "signed-out"))
                     return
             if watch.behind:
                 return
             news = b""
-            if watch.stale != stale:
+            if watch.stale != stale or watch.skipped:
                 stale = watch.stale
-                news += _state(stale)
+                news += _state(stale, skipped=watch.skipped)
+                watch.skipped = False
             zone = await self._zone(viewer) if rows else ""
-            for row in rows[-MOST_ROWS:]:
+            for row in rows:
                 html = self._renderer.row(row, look=asked.look, viewer=viewer, zone=zone, rate=self._rate())
                 news += _event("row", html)
             if not news and now - spoke >= HEARTBEAT:
@@ -295,12 +304,13 @@ class Pages:
                 spoke = now
                 await self._write(asked, news)
 
-    async def _still(self, asked: Asked, viewer: Viewer) -> bool:
+    async def _still(self, asked: Asked, viewer: Viewer, secret: str) -> tuple[bool, float]:
+        """Whether he may still see the stream, and when that was asked (monotonic): his streams share the answer."""
         try:
-            now = await self._viewer(asked)
+            now, at = await self._sessions.lately(secret, asked.address)
         except StoreUnavailable:
-            return False
-        return now is not None and now.admin == viewer.admin
+            return False, 0.0
+        return now is not None and now.admin == viewer.admin, at
 
     async def _zone(self, viewer: Viewer) -> str:
         """The time zone of the page that the rows go to."""
@@ -316,7 +326,23 @@ class Pages:
     # --- small parts
 
     async def _viewer(self, asked: Asked) -> Viewer | None:
-        return None if asked.session is None else await self._sessions.find(asked.session, asked.address)
+        found = await self._found(asked)
+        return None if found is None else found[0]
+
+    async def _found(self, asked: Asked) -> tuple[Viewer, str] | None:
+        """Who asks, and the secret of his session."""
+        away: StoreUnavailable | None = None
+        for secret in asked.sessions:
+            try:
+                viewer = await self._sessions.find(secret, asked.address)
+            except StoreUnavailable as error:
+                away = error
+                continue
+            if viewer is not None:
+                return viewer, secret
+        if away is not None:
+            raise away
+        return None
 
     async def _html(
         self,
@@ -374,5 +400,5 @@ def _event(name: str, data: str) -> bytes:
     return f"event: {name}\n{lines}\n".encode()
 
 
-def _state(stale: bool, /) -> bytes:
-    return _event("state", json.dumps({"stale": stale}))
+def _state(stale: bool, /, *, skipped: bool = False) -> bytes:
+    return _event("state", json.dumps({"stale": stale} | ({"skipped": True} if skipped else {})))

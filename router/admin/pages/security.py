@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Final
 
 from router.http import Headers, header
@@ -28,8 +29,12 @@ _ONLY_HTTPS: Final = (b"strict-transport-security", b"max-age=31536000")
 SESSION: Final = "switchyard_session"
 PREFERENCES: Final = "switchyard_preferences"
 PATH: Final = "/admin"
+MOST_COOKIES: Final = 4
+"""Sessions that one browser may show at once."""
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 """32 random bytes in base64url."""
+
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -60,10 +65,11 @@ def session_name(*, https: bool) -> str:
     return f"__Secure-{SESSION}" if https else SESSION
 
 
-def session_of(headers: Headers, *, https: bool) -> str | None:
-    """The session's secret in the cookie, when it has the shape of one."""
-    found = cookies(headers, session_name(https=https))
-    return found[0] if len(found) == 1 and _TOKEN.fullmatch(found[0]) else None
+def sessions_of(headers: Headers, *, https: bool) -> tuple[str, ...]:
+    """Secrets of sessions in cookies: those that have the shape of one. There may be several: other ports of the same
+    host can set cookies of this name for paths of their own."""
+    found = (value for value in cookies(headers, session_name(https=https)) if _TOKEN.fullmatch(value))
+    return tuple(islice(dict.fromkeys(found), MOST_COOKIES))
 
 
 def session_cookie(secret: str, seconds: int, *, https: bool) -> tuple[bytes, bytes]:
@@ -92,7 +98,9 @@ def ours(headers: Headers) -> bool:
     if not origin or not host:
         return False
     scheme, mark, place = origin.partition("://")
-    return bool(mark) and scheme in ("http", "https") and place.lower() == host.lower()
+    port = _DEFAULT_PORTS.get(scheme)
+    # Some proxies write the port where browsers leave it out.
+    return bool(mark) and port is not None and place.lower().removesuffix(port) == host.lower().removesuffix(port)
 
 
 def takes_gzip(headers: Headers) -> bool:

@@ -95,6 +95,10 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "The store does not answer, so nobody can sign in right now.",
         "存储无响应，暂时无法登录。",
     ),
+    "sign_in.sign_out_late": (
+        "You are signed out in this browser. The store does not answer: the session ends there as soon as it is back.",
+        "已在此浏览器退出登录。存储无响应：恢复后会话将在存储中失效。",
+    ),
     "sign_in.too_large": ("That is too long for a token or a key.", "输入过长，不是有效的令牌或密钥。"),
     # --- messages in place of a page
     "message.not_found": ("There is no such page.", "页面不存在。"),
