@@ -88,6 +88,15 @@ class Discovery:
             if one.answers == self._answers(name) and (one.looks >= MISSES or not (one.answers or name in self._listed))
         }
 
+    def unheard(self) -> set[str]:
+        """Providers that are being asked for the first time: nobody knows yet whether they are there."""
+        return {
+            one.name
+            for one in self._providers()
+            if one.discover and one.off is None and one.name not in self._listed and one.name not in self._silent
+            and not self._answers(one.name)
+        }  # fmt: skip
+
     async def start(self) -> None:
         """Begin to look, and give the first look a moment: local servers answer or refuse at once."""
         self._task = asyncio.create_task(self._run(), name="discovery")
@@ -132,6 +141,7 @@ class Discovery:
     async def _ask(self, provider: Provider) -> None:
         request = provider.vendor.models_request(provider.api_key)
         if request is None:
+            self._listed[provider.name] = True  # there is nothing to wait for
             return
         try:
             async with asyncio.timeout(ANSWER_SECONDS):

@@ -51,6 +51,7 @@ class Gauges:
         metrics.gauges("queue_depth", self._queued)
         metrics.gauges("provider_up", self._up)
         metrics.gauges("provider_down", self._down)
+        metrics.gauges("provider_info", self._info)
         metrics.gauges("circuit_open", self._open_circuits)
         metrics.gauges("ollama_loaded_models", self._loaded.models)
         metrics.gauges("ollama_vram_bytes", self._loaded.vram)
@@ -78,8 +79,16 @@ class Gauges:
         return down(runtime.snapshot, runtime.health, runtime.discovery.away())
 
     def _up(self) -> Values:
-        away = self._why_down()
-        return {(name,): float(name not in away) for name in self._runtime.snapshot.providers}
+        away, unknown = self._why_down(), self._runtime.discovery.unheard()
+        return {
+            (name,): float(name not in away)
+            for name, row in self._runtime.snapshot.providers.items()
+            if name in away or not (row.local and name in unknown)
+        }
+
+    def _info(self) -> Values:
+        rows = self._runtime.snapshot.providers.values()
+        return {(row.name, row.vendor.name, "yes" if row.local else "no"): 1.0 for row in rows}
 
     def _down(self) -> Values:
         return dict.fromkeys(self._why_down().items(), 1.0)

@@ -92,8 +92,10 @@ LABELS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "currency": ("`usd`", "`usd`"),
     "limit": (
-        "`rpm`, `tpm`, `concurrency`, `budget_day` ...; of a team with the pattern of its models, such as `rpm[gpt-*]`",
-        "`rpm`、`tpm`、`concurrency`、`budget_day` 等；团队限额带模型模式，如 `rpm[gpt-*]`",
+        "`rpm`, `tpm`, `concurrency`, `budget_day` ...; a limit for some models has their pattern with it in the"
+        " `team_limit` metrics, as in `rpm[gpt-*]`, and not in `quota_rejections_total`",
+        "`rpm`、`tpm`、`concurrency`、`budget_day` 等；只限部分模型的限额在 `team_limit` 各指标中带模式，"
+        "如 `rpm[gpt-*]`，在 `quota_rejections_total` 中不带",
     ),
     "scope": ("`key` or `team`: whose limit it is", "限额属于 `key` 还是 `team`"),
     "mark": ("`measured`, `estimated` or `aborted`", "`measured`（实测）、`estimated`（估算）或 `aborted`（中断）"),
@@ -104,6 +106,8 @@ LABELS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "team": ("the team's name; of at most 500 teams", "团队名称；最多 500 个团队"),
     "unit": ("`usd`, `cny`, `tokens`, `requests` or `calls`", "`usd`、`cny`、`tokens`、`requests` 或 `calls`"),
+    "vendor": ("the provider's `vendor` in the config", "配置中该服务商的 `vendor`"),
+    "local": ("`yes` for a provider that counts as local, else `no`", "视为本地的服务商为 `yes`，其余为 `no`"),
     "version": ("the router's version", "路由器版本"),
 }
 """What values a label takes, in English and in Chinese."""
@@ -213,8 +217,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "provider_up",
         "gauge",
         "1 when the provider takes calls, 0 when not, also where it is off (see provider_down for why). Of several"
-        " workers the smallest.",
-        "服务商可用为 1，不可用或未启用为 0（原因见 provider_down）；多个进程时取最小值。",
+        " workers the smallest. Absent until a local server was asked for its models for the first time.",
+        "服务商可用为 1，不可用或未启用为 0（原因见 provider_down）；多个进程时取最小值。"
+        "本地服务器首次查询模型列表之前无此值。",
         "",
         ("provider",),
         across="min",
@@ -226,6 +231,15 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "服务商因该原因不可用时为 1。",
         "",
         ("provider", "reason"),
+        across="max",
+    ),
+    Family(
+        "provider_info",
+        "gauge",
+        "Always 1, for each provider of the config; what it is stands in the labels.",
+        "恒为 1；配置中的每个服务商一条，其类型见标签。",
+        "",
+        ("provider", "vendor", "local"),
         across="max",
     ),
     Family(
@@ -283,16 +297,17 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "tokens_total",
         "counter",
-        "Tokens that calls were charged, exactly as in the usage reports.",
-        "计费的 token 数，与用量报表完全一致。",
+        "Tokens that calls were charged, as in the usage reports; without calls that ended with a killed worker.",
+        "计费的 token 数，与用量报表一致；不含随被杀进程而终止的调用。",
         "tokens",
         ("provider", "model", "type"),
     ),
     Family(
         "cost_total",
         "counter",
-        "What calls were charged, in US dollars, exactly as in the usage reports.",
-        "计费金额（美元），与用量报表完全一致。",
+        "What calls were charged, in US dollars, as in the usage reports; without calls that ended with a killed"
+        " worker.",
+        "计费金额（美元），与用量报表一致；不含随被杀进程而终止的调用。",
         "US dollars",
         ("currency", "provider", "model"),
         scale=1_000_000,

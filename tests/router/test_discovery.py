@@ -141,7 +141,9 @@ def test_a_provider_is_away_when_neither_lists_nor_calls_are_answered() -> None:
     async def test() -> None:
         looker = Looker(Network(box=tags("a"), cloud=ids("m1")))
         discovery = looker.discovery
+        assert discovery.unheard() == {"box", "cloud"}
         await looker.look()
+        assert discovery.unheard() == set()
         looker.network.answers["box"] = Unreachable("refused")
         await looker.look(MISSES - 1)
         assert discovery.away() == {}, "one look or two in vain say nothing"

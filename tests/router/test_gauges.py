@@ -86,6 +86,11 @@ def test_providers_that_take_no_calls_and_why(house: House) -> None:
     up = house.gauge("switchyard_provider_up")
     assert up == {(name,): float(name not in {away for away, _ in down}) for (name,) in up}
     assert {name for (name,), value in up.items() if value} == {"cloud", "hasty", "local", "narrow"}
+    info = house.gauge("switchyard_provider_info")
+    assert {name for _, name, _ in info} == {name for (name,) in up}, "labels come in order of their names"
+    assert {(name, local, vendor) for local, name, vendor in info} >= {
+        ("gone", "yes", "ollama"), ("cloud", "no", "openai-compatible"),
+    }  # fmt: skip
     opened = house.gauge("switchyard_circuit_open")
     assert opened.keys() == up.keys()
     assert {name: number for (name,), number in opened.items() if number} == {"down": 1}

@@ -77,7 +77,7 @@ GLANCE = Row(
         Panel(
             "stat",
             "Cost today, CNY",
-            "The same in yuan, by the rate `prices.usd_cny` of the configuration; empty when none is set.",
+            "The same in yuan, by the rate `prices.usd_cny` of the configuration.",
             "currencyJPY",  # the sign of both is ¥, and the list of units that the linter knows has no yuan
             (
                 Target(

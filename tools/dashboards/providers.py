@@ -46,12 +46,21 @@ STATE = Row(
             decimals=0,
         ),
         Panel(
+            "table",
+            "Providers of the configuration",
+            "Of which kind each provider is, and whether it counts as local.",
+            "none",
+            (Target(Q.shared("provider_info", by="provider, vendor, local"), instant=True),),
+            8,
+            columns={"provider": "Provider", "vendor": "Vendor", "local": "Local"},
+        ),
+        Panel(
             "timeseries",
             "Attempts by outcome",
             "Calls to providers for each second by how they ended; one call of a client can make several.",
             "reqps",
             (Target(Q.rate("upstream_attempts_total", by="outcome"), "{{outcome}}"),),
-            12,
+            8,
             stacked=True,
         ),
         Panel(
@@ -61,7 +70,7 @@ STATE = Row(
             " failures.",
             "percentunit",
             (Target(Q.share("upstream_attempts_total", 'outcome!~"ok|aborted"', by="provider"), "{{provider}}"),),
-            12,
+            8,
             low=0,
         ),
         Panel(

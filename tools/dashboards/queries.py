@@ -24,6 +24,7 @@ FILTERED: Final[Mapping[str, tuple[str, ...]]] = {
     "queue_depth": ("provider",),
     "provider_up": ("provider",),
     "provider_down": ("provider",),
+    "provider_info": ("provider",),
     "circuit_open": ("provider",),
     "ollama_loaded_models": ("provider",),
     "ollama_vram_bytes": ("provider", "model"),

@@ -100,8 +100,8 @@ WORDS: Final[dict[str, str]] = {
         "自零点起的调用按价目表计算的费用，单位为美元。零点以浏览器时区为准。"
     ),
     "Cost today, CNY": "今日费用（人民币）",
-    "The same in yuan, by the rate `prices.usd_cny` of the configuration; empty when none is set.": (
-        "同一费用，按配置中的汇率 `prices.usd_cny` 折算为人民币；未设置汇率时为空。"
+    "The same in yuan, by the rate `prices.usd_cny` of the configuration.": (
+        "同一费用，按配置中的汇率 `prices.usd_cny` 折算为人民币。"
     ),
     "Fallback share": "回退占比",
     "Share of calls that another model answered than the one that was asked first.": (
@@ -172,6 +172,10 @@ WORDS: Final[dict[str, str]] = {
     ),
     "In flight by router": "各路由器进行中的调用",
     "Calls that run at the same time on each router.": "每个路由器上同时进行的调用数。",
+    "Teams not shown": "未显示的团队",
+    "Teams with limits that are left out here and in the alerts: the metrics have 500 teams at most.": (
+        "此处和告警中未包含的有限额团队数：指标最多包含 500 个团队。"
+    ),
     # Providers & GPU
     "Whether calls are sent to a provider. Down where any of the routers finds it so.": (
         "是否向该服务商发送调用。只要有一个路由器认为停用即显示停用。"
@@ -180,6 +184,10 @@ WORDS: Final[dict[str, str]] = {
     "The reason for each provider that gets no calls now. Empty when all are up.": (
         "当前不接收调用的每个服务商的原因。全部正常时为空。"
     ),
+    "Providers of the configuration": "配置中的服务商",
+    "Of which kind each provider is, and whether it counts as local.": "每个服务商的类型，以及是否视为本地。",
+    "Vendor": "类型",
+    "Local": "本地",
     "Models with an open circuit": "熔断中的模型",
     "Models of a provider that are left out for a while because they failed several times in a row.": (
         "因连续失败多次而暂时停用的服务商模型数。"
