@@ -7,7 +7,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from router.loaded import LoadedModels
-from router.metric_labels import ModelLabels
+from router.metric_labels import Admitted, ModelLabels
 from router.prices import Prices
 from router.provider_state import down
 from router.snapshot import Snapshot, Target
@@ -25,6 +25,7 @@ class Gauges:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self.admitted = Admitted()
         self._labels: tuple[Snapshot, Prices, ModelLabels] | None = None
         self._loaded = LoadedModels(
             runtime.http, lambda: tuple(runtime.snapshot.providers.values()), lambda: self._model_labels
@@ -71,7 +72,7 @@ class Gauges:
         snapshot, prices, known = self._runtime.snapshot, self._runtime.prices, self._labels
         if known is None or known[0] is not snapshot or known[1] is not prices:
             priced = [(name, model) for name, row in snapshot.providers.items() for model in prices.names(row)]
-            known = self._labels = (snapshot, prices, ModelLabels(snapshot, priced))
+            known = self._labels = (snapshot, prices, ModelLabels(snapshot, priced, self.admitted))
         return known[2]
 
     def _why_down(self) -> dict[str, str]:

@@ -14,9 +14,29 @@ from router.snapshot import MAX_MODEL_NAME, Snapshot, Target, base_name
 
 LONGEST: Final = 100
 """Characters of a label."""
+MOST_LISTED: Final = 256
+"""Names of a provider's model list that may be labels, for as long as the process lives."""
 
 
-def route_label(plan: Plan | None, snapshot: Snapshot, asked: str | None = None) -> str:
+class Admitted:
+    """Names that come from outside, in the model lists of servers: the first MOST_LISTED of each place that are used
+    become labels. A server that tells other names at every look makes no more series."""
+
+    def __init__(self, most: int = MOST_LISTED) -> None:
+        self._most = most
+        self._names: dict[str, set[str]] = {}
+
+    def take(self, place: str, name: str) -> bool:
+        """Whether the name is a label; place: a provider, or `` for names that are asked for."""
+        names = self._names.setdefault(place, set())
+        if name not in names and len(names) < self._most:
+            names.add(name)
+        return name in names
+
+
+def route_label(
+    plan: Plan | None, snapshot: Snapshot, asked: str | None = None, admitted: Admitted | None = None
+) -> str:
     """The name that was asked for: of the config, a pattern of it, or discovered; `other` for what resolved to none of
     these. asked: the name of a call that was refused before it had a plan; None where it was not read."""
     if plan is not None:
@@ -30,20 +50,28 @@ def route_label(plan: Plan | None, snapshot: Snapshot, asked: str | None = None)
         found = nearest(asked, snapshot.patterns)
         if found is not None:
             return found[0].text
-    return entry.id if entry is not None else OTHER
+    if entry is None or (entry.kind != "configured" and admitted is not None and not admitted.take("", entry.id)):
+        return OTHER
+    return entry.id
 
 
 class ModelLabels:
     """The labels of a snapshot's models. Spellings that an Ollama takes for one are one."""
 
-    def __init__(self, snapshot: Snapshot, priced: Iterable[tuple[str, str]] = ()) -> None:
-        """priced: providers and models that have a price of their own."""
+    def __init__(
+        self, snapshot: Snapshot, priced: Iterable[tuple[str, str]] = (), admitted: Admitted | None = None
+    ) -> None:
+        """priced: providers and models that have a price of their own; admitted: which names of model lists are
+        labels, kept from one snapshot to the next."""
+        self._admitted = admitted or Admitted()
         self._known: dict[str, dict[str, str]] = {name: {} for name in snapshot.providers}
-        for provider, model in (*snapshot.named(), *priced):
-            known = self._known.get(provider)
-            if known is not None and model and len(model) <= LONGEST:
-                label = known.setdefault(base_name(model), shown_name(model))
-                known[model] = label
+        self._listed: dict[str, dict[str, str]] = {name: {} for name in snapshot.providers}
+        for names, rows in ((self._known, (*snapshot.named(), *priced)), (self._listed, snapshot.told())):
+            for provider, model in rows:
+                known = names.get(provider)
+                if known is not None and model and len(model) <= LONGEST:
+                    label = known.setdefault(base_name(model), shown_name(model))
+                    known[model] = label
 
     def of(self, target: Target) -> str:
         """The label of a target's model."""
@@ -53,4 +81,9 @@ class ModelLabels:
         known = self._known.get(provider)
         if known is None:
             return OTHER
-        return known.get(model) or known.get(base_name(model)) or OTHER
+        name = base_name(model)
+        if (found := known.get(model) or known.get(name)) is not None:
+            return found
+        listed = self._listed[provider]
+        found = listed.get(model) or listed.get(name)
+        return found if found is not None and self._admitted.take(provider, name) else OTHER

@@ -62,8 +62,8 @@ LABELS: Final[Mapping[str, tuple[str, str]]] = {
         "配置中的服务商；无人应答时为 `none`",
     ),
     "model": (
-        "the model at the provider, by a name of the config, of the price lists or of a model list; anything else is"
-        " `other`; `none` where nobody answered",
+        "the model at the provider, by a name of the config, of the price lists or of a model list; anything else"
+        " (and of a model list the 257th and later) is `other`; `none` where nobody answered",
         "服务商的模型：配置、价目表或模型列表中的名称；其余为 `other`；无人应答时为 `none`",
     ),
     "status_class": (

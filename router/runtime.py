@@ -355,7 +355,8 @@ class Runtime:
         """A call is over: settle it, count it, log it."""
         now = self.monotonic()
         call = trace.call
-        label = route_label(trace.plan, self.snapshot, call.asked_model if call is not None else None)
+        asked = call.asked_model if call is not None else None
+        label = route_label(trace.plan, self.snapshot, asked, self.gauges.admitted)
         answered = trace.answered
         told = {
             "status": 499 if trace.client_gone else trace.status,

@@ -218,7 +218,7 @@ class Snapshot:
         return [server for server in servers if server[0].off is None] or servers
 
     def named(self) -> Iterable[tuple[str, str]]:
-        """Providers and models that the config or a model list names, patterns left out."""
+        """Providers and models that the config names, patterns left out."""
         written = [target.to for row in self._rows.values() for target in row.targets]
         for entry in (
             *written,
@@ -233,8 +233,10 @@ class Snapshot:
             for model in (*provider.names, *settings.capabilities, *settings.model_limits):
                 if "*" not in model:
                     yield name, model
-            for fact in self._facts.get(name, {}).values():
-                yield name, fact.name
+
+    def told(self) -> Iterable[tuple[str, str]]:
+        """Providers and models of their model lists."""
+        return ((name, fact.name) for name, facts in self._facts.items() for fact in facts.values())
 
     def facts(self, provider: str, model: str) -> ModelFacts | None:
         """What the provider's own list says of a model."""

@@ -13,7 +13,7 @@ from providers.errors import ModelNotFound
 from providers.events import Usage
 from providers.vendor import ModelFacts
 from router.config import load_config
-from router.metric_labels import LONGEST, ModelLabels, route_label
+from router.metric_labels import LONGEST, MOST_LISTED, Admitted, ModelLabels, route_label
 from router.metrics import Metrics
 from router.prices import load_prices
 from router.routing import Rights, plan
@@ -86,6 +86,30 @@ def test_ten_thousand_invented_names_make_one_series(tmp_path: Path) -> None:
     assert {name: count - before[name] for name, count in seen[1].items() if "requests_total" in name} == {
         "switchyard_requests_total": 4  # refused; by the pattern; written out at either provider
     }
+
+
+def test_a_server_with_other_names_at_every_look_makes_no_series_without_end(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    config = load_config(tmp_path / "c.yaml", {})
+    admitted, metrics = Admitted(), Metrics("1")
+    models: set[str] = set()
+    routes: set[str] = set()
+    vram: dict[tuple[str, ...], float] = {}
+    metrics.gauges("ollama_vram_bytes", lambda: vram)
+    for look in range(40):
+        names = [f"m{look}-{number}" for number in range(20)]
+        snapshot = compile_snapshot(config, discovered={"box": [ModelFacts(name) for name in [*names, "slow"]]})
+        labels = ModelLabels(snapshot, admitted=admitted)
+        models |= {labels.named("box", name) for name in names}
+        routes |= {route_label(None, snapshot, name, admitted) for name in names}
+        vram = {("box", labels.named("box", name)): 1.0 for name in names}
+        metrics.publish()
+        assert labels.named("box", "slow") == "slow", "the config's own names stay"
+        assert labels.named("cloud", "answer") == "answer"
+    assert len(models) == len(routes) == MOST_LISTED + 1
+    assert len(metrics._gauges.own.entries) < MOST_LISTED + 20
+    assert "other" in models & routes
+    assert {labels.named("box", f"m39-{number}") for number in range(20)} == {"other"}
 
 
 def test_calls_that_are_refused_before_they_are_planned_keep_their_name(tmp_path: Path) -> None:
