@@ -22,7 +22,7 @@ from router.store import Store, open_store
 from tests.pages.site import Site
 
 TOKEN = "an-admin-token-for-tests"
-STATE: Mapping[str, Any] = {
+STATE: dict[str, Any] = {
     "status": "ready",
     "store": "ok",
     "store_warnings": [],
@@ -32,6 +32,7 @@ STATE: Mapping[str, Any] = {
     "providers": {"cloud": "on"},
     "unhealthy": {},
 }
+GAUGES: dict[str, Mapping[tuple[str, ...], float]] = {}
 
 
 names = count(1)
@@ -79,8 +80,10 @@ async def opened_house(path: Path) -> AsyncIterator[House]:
 
     store = await open_store("embedded", path)
     house = House(store, path)
-    facts = Facts("switchyard.yaml", "0123456789ab", 0.0, None, frozenset())
-    setup = Setup(house.keys, describe, lambda _name: {}, lambda: facts, lambda: 7.0, lambda: False, "1.2.3")
+    facts = Facts("switchyard.yaml", "0123456789ab", 0.0, None, frozenset(), {"cloud": ["CLOUD_API_KEY"]})
+    setup = Setup(
+        house.keys, describe, lambda name: GAUGES.get(name, {}), lambda: facts, lambda: 7.0, lambda: False, "1.2.3"
+    )
     inner = admin_app(house.keys, describe, lambda: 7.0, lambda: setup)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

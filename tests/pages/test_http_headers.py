@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 
 import pytest
 
 from router.admin.pages.security import CSP
-from tests.pages.house import TOKEN, House
+from tests.pages.house import GAUGES, STATE, TOKEN, House, opened_house
 from tests.pages.site import Answer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -109,3 +110,25 @@ async def test_a_link_on_another_site_leads_to_the_page_all_the_same(house: Hous
     assert (await asyncio.to_thread(stranger.get, sec_fetch_site="cross-site")).headers["refresh"] == "0"
     assert "refresh" not in (await asyncio.to_thread(stranger.get, sec_fetch_site="same-origin")).headers
     assert "refresh" not in (await asyncio.to_thread(site.get, sec_fetch_site="same-origin")).headers
+
+
+async def test_what_is_wrong_in_the_config_is_told_to_administrators_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = "/etc/router/switchyard.yaml"
+    monkeypatch.setitem(STATE, "config", f"{path}:3: no such setting")
+    monkeypatch.setitem(STATE, "providers", {"cloud": "CLOUD_API_KEY is not set"})
+    monkeypatch.setitem(GAUGES, "provider_down", {("cloud", "no_key"): 1})
+    async with opened_house(tmp_path) as house:
+        _, credential = await house.key()
+        admin, holder = await house.sign_in(TOKEN), await house.sign_in(credential)
+        for page in ("/admin", "/admin/overview"):
+            whole = (await asyncio.to_thread(admin.get, page)).text
+            own = (await asyncio.to_thread(holder.get, page)).text
+            assert path in whole
+            for text in ("switchyard.yaml", "no such setting", "CLOUD", "cloud"):
+                assert text not in own
+        chinese = (await asyncio.to_thread(admin.get, "/admin", accept_language="zh-CN")).text
+        told = re.sub(r"<[^>]+>", "", chinese)
+        assert "没有 API 密钥 (CLOUD_API_KEY)" in told
+        assert "is not set" not in told
