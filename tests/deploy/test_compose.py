@@ -240,6 +240,13 @@ def test_the_router_listens_where_the_others_look() -> None:
         assert (options["--host"], options["--port"]) == ("0.0.0.0", "8080")
 
 
+def test_the_backup_takes_what_cannot_be_made_again() -> None:
+    found = re.search(r"\$\(for v in ([\w -]+); do", (ROOT / "docs/deployment.md").read_text())
+    assert found is not None
+    secret = {name for name in COMPOSE["volumes"] if name.startswith("secrets-")}
+    assert set(found[1].split()) == {"store", "data", *secret}
+
+
 def test_open_webui_takes_a_new_key_at_each_start() -> None:
     assert SERVICES["webui"]["environment"]["ENABLE_PERSISTENT_CONFIG"] == "false"
 

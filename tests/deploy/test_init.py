@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,15 +17,18 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 from typer.testing import CliRunner, Result
 
+from router.changes import change_of
+from router.cli.init import STORE_RULES
 from router.cli.main import app
 from router.credentials import key_id_of, load_peppers
+from router.keys import open_keys
 from router.nodes import read
-from router.store import StoreError
+from router.store import StoreError, open_store
 from tests.conftest import Serve
 from tests.simulators.client import OPENAI, Client
 from tests.simulators.router import RouterProcess, providers
 from tests.simulators.server import Simulator
-from tests.simulators.stores import Server
+from tests.simulators.stores import Cluster, Server
 from tools.check_docs import ROOT
 
 
@@ -244,6 +248,28 @@ def test_the_store_lets_nobody_else_in_and_the_router_no_further(store: Server, 
         ):
             with pytest.raises(NoPermissionError):
                 own.execute_command(*command.split())
+
+
+async def test_the_rights_that_the_page_names_are_enough_for_a_cluster(tmp_path: Path) -> None:
+    page = (ROOT / "docs/quotas.md").read_text()
+    found = re.search(r"with a Cluster also `([^`]+)`", page)
+    assert found is not None
+    assert STORE_RULES.removeprefix("~sy:* resetchannels ") in page
+    with Cluster(tmp_path / "cluster") as cluster:
+        for server in cluster.servers:
+            with server.client() as client:
+                client.execute_command(
+                    "ACL", "SETUSER", "switchyard", "on", ">pw", *f"{STORE_RULES} {found[1]}".split()
+                )
+        url = cluster.url.replace("://", "://switchyard:pw@")
+        opened = await open_store(url, tmp_path, role="command")
+        try:
+            keys = await open_keys(opened, tmp_path, {"SWITCHYARD_PEPPER": "x" * 40})
+            assert opened.problem is None
+            await keys.make(change_of({"name": "k", "team": "t"}, 0.0))
+            assert [listed.key.name for listed in await keys.list()] == ["k"]
+        finally:
+            await opened.close()
 
 
 def test_a_key_for_another_program_is_made_once(deployed: RouterProcess, env: dict[str, str], tmp_path: Path) -> None:
