@@ -51,6 +51,8 @@ class App:
         self._admin: Handler | None = None
         self._billing: billing.Billing | None = None
         self._plain = dict(Operators(runtime).paths)
+        self._operators = frozenset(self._plain)
+        """Paths that no page in a browser may read."""
         if runtime.config.server.metrics.listen is not None:
             del self._plain[METRICS]  # they have a listener of their own
 
@@ -60,7 +62,8 @@ class App:
         if found is not None and scope["method"] == "POST" and not self._runtime.config.server.cors_origins:
             await self._handle_call(scope, receive, send, *found)
             return
-        send = self._with_cors(scope, send)
+        if (path.rstrip("/") or "/") not in self._operators:
+            send = self._with_cors(scope, send)
         if path != "/" and path.endswith("/"):
             # No redirect: clients lose the body of a POST on the way.
             path = path.rstrip("/") or "/"

@@ -30,6 +30,7 @@ from router.limits import LARGEST
 from router.networks import network_problem
 
 MAX_SECRET_BYTES: Final = 64 * 1024
+SHORTEST_METRICS_TOKEN: Final = 16
 
 # -- what a loader reports ----------------------------------------------------------------------------------------
 
@@ -166,6 +167,18 @@ def _header(value: object) -> object:
     return value
 
 
+def _metrics_token(value: SecretStr | None) -> SecretStr | None:
+    """It is shown in a header, and is all that keeps strangers from the metrics."""
+    if value is not None:
+        text = value.get_secret_value()
+        if not text.isascii() or not text.isprintable() or " " in text:
+            raise PydanticCustomError("metrics_token", "must be one word of ASCII text")
+        if len(text) < SHORTEST_METRICS_TOKEN:
+            least = {"least": SHORTEST_METRICS_TOKEN}
+            raise PydanticCustomError("metrics_token", "is too short: give it at least {least} characters", least)
+    return value
+
+
 def _served_models(value: object) -> object:
     """`discover`, or a list of names."""
     if value is None or value == "discover":
@@ -264,9 +277,9 @@ class MetricsSettings(Settings):
 
     listen: MetricsListen | None = None
     """A listener of their own, which answers /metrics, /healthz and /readyz alone. Unset: they are on all listeners."""
-    token: OptionalSecret = None
-    """A token that reads the metrics, beside the admin token; then nobody reads them without one. Unset: they are open
-    on loopback, and elsewhere the admin token is asked for."""
+    token: Annotated[OptionalSecret, AfterValidator(_metrics_token)] = None
+    """A token of 16 characters or more that reads the metrics, beside the admin token; then nobody reads them without
+    one. Unset: they are open on loopback, and elsewhere the admin token is asked for."""
 
 
 class Server(Settings):

@@ -557,6 +557,7 @@ def _warn(raw: dict[str, Any], document: Document, report: Report) -> None:
         if str(header).lower() in _SECRET_HEADERS:
             _warn_literal(("telemetry", "headers", header), document, report)
     _warn_literal(("server", "admin_token"), document, report)
+    _warn_literal(("server", "metrics", "token"), document, report)
     if re.search(r"://[^/@]*:[^/@]+@", document.literals.get(("redis", "url"), "")):
         report(("redis", "url"), "redis.url holds a password in plain text: write ${NAME} or file:/path instead")
     listeners = _get(raw, ("server", "listen"))

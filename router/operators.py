@@ -40,8 +40,8 @@ class Operators:
 
     async def _readyz(self, scope: Scope, receive: Receive, send: Send) -> None:
         ready, state = await self._runtime.readiness()
-        if not self._is_local(scope):
-            # Strangers learn whether, not why.
+        if not self._is_local(scope) or self._from_page(scope):
+            # Strangers, and pages in somebody's browser, learn whether, not why.
             state = {"status": state["status"]}
         await reply_json(send, 200 if ready else 503, state)
 
@@ -56,16 +56,18 @@ class Operators:
     async def _admit(self, scope: Scope) -> None:
         """Raises Unauthorized for who may not read the metrics."""
         settings = self._runtime.config.server.metrics
-        if settings.token is None and (self._is_local(scope) or self._open(scope)):
+        local = self._is_local(scope)
+        if settings.token is None and (self._open(scope) or (local and not self._from_page(scope))):
             return
-        shown = (header(scope["headers"], b"authorization") or "").removeprefix("Bearer ").strip()
+        shown = _bearer(header(scope["headers"], b"authorization") or "")
         if settings.token is not None and hmac.compare_digest(
             shown.encode(), settings.token.get_secret_value().encode()
         ):
             return
         if not shown or not await self._runtime.keys.is_admin(shown):
             raise Unauthorized(
-                "metrics are open on loopback only; elsewhere send the admin token as a Bearer token"
+                "metrics are open on loopback only, by the name localhost or an address; else send the admin token as a"
+                " Bearer token"
                 if settings.token is None
                 else "send the token of server.metrics, or the admin token, as a Bearer token"
             )
@@ -75,8 +77,19 @@ class Operators:
         listen = self._runtime.config.server.metrics.listen
         return bool(scope.get("metrics_listener")) and listen is not None and listen.allow_remote
 
+    def _from_page(self, scope: Scope) -> bool:
+        """Whether a page of another site asks through a browser on this machine. Pages that may make calls
+        (`server.cors_origins`) have no business here either."""
+        return self._runtime.refuses_page(scope, ())
+
     def _is_local(self, scope: Scope) -> bool:
         return is_local(scope, self._runtime.config.server.trusted_proxies)
+
+
+def _bearer(text: str) -> str:
+    """What is shown in `Authorization`: the name of the scheme has no case, and may be left out."""
+    scheme, _, rest = text.strip().partition(" ")
+    return (rest if scheme.lower() == "bearer" else text).strip()
 
 
 def only_openmetrics(accept: str) -> bool:

@@ -334,14 +334,16 @@ class Runtime:
             raise NotAllowed("pages of other sites may not use a listener that asks for no key")
         return None, anonymous
 
-    def refuses_page(self, scope: Scope) -> bool:
+    def refuses_page(self, scope: Scope, origins: Sequence[str] | None = None) -> bool:
         """Whether a page of another site sends this through somebody's browser. Where no key is asked for, what the
         browser says of the page is all there is to tell it by (Host: DNS rebinding; Origin: a plain cross-site POST).
+        origins: pages that may; None for those of the config.
         """
         headers = scope["headers"]
+        extra = self.config.server.cors_origins if origins is None else origins
         return not (
             host_allowed(header(headers, b"host") or "", self._own_name)
-            and origin_allowed(header(headers, b"origin"), self.config.server.cors_origins)
+            and origin_allowed(header(headers, b"origin"), extra)
         )
 
     def address(self, scope: Scope) -> str:

@@ -165,6 +165,18 @@ GOLDEN = [
         "server: {listen: [{port: 80}], metrics: {listen: {port: 80}}}",
         "1:50: server.metrics.listen listens on 127.0.0.1:80, as server.listen[0] does",
     ),
+    (
+        "server: {metrics: {token: short-token}}",
+        "1:27: server.metrics.token is too short: give it at least 16 characters",
+    ),
+    (
+        'server: {metrics: {token: "sixteen letters \\n and more"}}',
+        "1:27: server.metrics.token must be one word of ASCII text",
+    ),
+    (
+        "server: {metrics: {token: sixteen-letters-é}}",
+        "1:27: server.metrics.token must be one word of ASCII text",
+    ),
     ("server: {metrics: {token: file:here}}", "1:27: server.metrics.token must name an absolute path after file:"),
     (
         'providers: {a: {vendor: ollama, base_url: "http://user:pw@h/"}}',
@@ -403,7 +415,7 @@ def test_warnings(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         """
-server: {listen: [{host: 0.0.0.0, port: 1, anonymous: g, allow_remote: true}]}
+server: {listen: [{host: 0.0.0.0, port: 1, anonymous: g, allow_remote: true}], metrics: {token: 0123456789abcdefg}}
 redis: {url: "redis://user:password@host"}
 providers:
   a: {vendor: kimi, api_key: sk-0123456789abcdef}
@@ -415,6 +427,7 @@ fallback: [c/x, a/y]
     )
     assert [f"{warning.line}: {warning.message}" for warning in config.warnings] == [
         "2: server.listen[0] serves callers without a key to other machines",
+        "2: server.metrics.token holds a secret in plain text: write ${NAME} or file:/path instead",
         "3: redis.url holds a password in plain text: write ${NAME} or file:/path instead",
         "5: providers.a.api_key holds a secret in plain text: write ${NAME} or file:/path instead",
         "6: providers.b.headers.Authorization holds a secret in plain text: write ${NAME} or file:/path instead",

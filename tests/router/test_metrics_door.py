@@ -49,6 +49,34 @@ def test_a_token_is_asked_for_where_one_is_set(serve: Serve, config: dict[str, A
     assert TOKEN not in "\n".join([*router.out, *router.err])
 
 
+def test_the_scheme_has_no_case(serve: Serve, config: dict[str, Any]) -> None:
+    router = serve({**config, "server": {"metrics": {"token": TOKEN}}})
+    for scheme in ("bearer", "BEARER", "Bearer "):
+        assert status(router.port, "/metrics", {"Authorization": f"{scheme} {TOKEN}"}) == 200
+    assert status(router.port, "/metrics", {"Authorization": f"Basic {TOKEN}"}) == 401
+
+
+def test_pages_in_a_browser_read_nothing(serve: Serve, config: dict[str, Any]) -> None:
+    """Neither under another name of this address (DNS rebinding), nor as a page that may make calls."""
+    router = serve({**config, "server": {"cors_origins": ["*"]}})
+    page = "https://evil.example"
+    for headers in ({"Host": "evil.example"}, {"Host": f"evil.example:{router.port}"}, {"Origin": page}):
+        assert status(router.port, "/metrics", headers) == 401, headers
+        assert status(router.port, "/metrics", bearer(router.admin_token, headers)) == 200
+        reply = Client(router.port, "").request("GET", "/readyz", headers=headers)
+        assert json.loads(reply.body) == {"status": "ready"}
+    for path in ("/metrics", "/metrics/", "/readyz", "/healthz"):
+        asked = {"Origin": page, "Access-Control-Request-Method": "GET"}
+        for method, headers in (("GET", {"Origin": page}), ("OPTIONS", asked)):
+            reply = Client(router.port, "").request(method, path, headers=headers)
+            assert not [name for name in reply.headers if name.startswith("access-control")], (method, path)
+    calls = Client(router.port, router.key).request("GET", "/v1/models", headers={"Origin": page})
+    assert calls.headers["access-control-allow-origin"] == page
+    for host in (f"localhost:{router.port}", f"127.0.0.1:{router.port}", f"[::1]:{router.port}"):
+        assert status(router.port, "/metrics", {"Host": host}) == 200
+        assert "providers" in Client(router.port, "").request("GET", "/readyz", headers={"Host": host}).json
+
+
 def test_without_a_token_only_this_machine_reads(serve: Serve, config: dict[str, Any]) -> None:
     router = serve(config)
     assert status(router.port, "/metrics") == 200

@@ -82,7 +82,7 @@ def each(both: Connections) -> list[str]:
     """What each worker shows."""
     found = []
     for link in both.of.values():
-        link.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        link.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         head, _, text = link.recv(1 << 20).partition(b"\r\n\r\n")
         size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
         while len(text) < size:
