@@ -16,11 +16,12 @@ from providers.errors import Overloaded, StoreUnavailable
 from router.admin.pages import live
 from router.admin.pages.assets import Assets
 from router.admin.pages.live import News, Tail, Watch
-from router.admin.pages.overview_page import Facts, Sights
+from router.admin.pages.overview_page import OWNERS_AT_ONCE, Facts, Sights
 from router.admin.pages.security import MOST_COOKIES, ours, sessions_of, takes_gzip
 from router.networks import client_scheme
 from router.overview import Overviews
 from router.overview_rows import RequestRow, request_row
+from router.records import Key, Record, key_of
 
 PROXIES = ("10.0.0.0/8",)
 
@@ -153,7 +154,9 @@ async def test_while_there_is_much_several_readings_are_told_at_once() -> None:
 # --- states
 
 
-def sights(told: Mapping[str, Any], gauges: Mapping[str, Mapping[tuple[str, ...], float]]) -> Sights:
+def sights(
+    told: Mapping[str, Any], gauges: Mapping[str, Mapping[tuple[str, ...], float]], numbers: object = None
+) -> Sights:
     whole = {
         "status": "ready",
         "store": "ok",
@@ -171,7 +174,7 @@ def sights(told: Mapping[str, Any], gauges: Mapping[str, Mapping[tuple[str, ...]
 
     variables = {"none": ("OPENAI_API_KEY", "OTHER_KEY"), "gone": ("GONE_KEY",)}
     facts = Facts("switchyard.yaml", "aa", 5.0, None, frozenset({"gpu"}), variables)
-    return Sights(cast("Overviews", None), describe, lambda name: gauges.get(name, {}), lambda: facts)
+    return Sights(cast("Overviews", numbers), describe, lambda name: gauges.get(name, {}), lambda: facts)
 
 
 async def test_states_of_providers() -> None:
@@ -224,6 +227,25 @@ async def test_states_of_providers() -> None:
     assert gpu.known
     assert (router.store, router.warnings, router.journal) == (None, ("no append-only file",), 6)
     assert router.workers == ((0, 11, "aa"), (1, 12, "aa"))
+
+
+async def test_many_holders_at_once_wait_for_each_other_and_are_all_answered() -> None:
+    most = running = 0
+
+    class Numbers:
+        async def own(self, key: Key) -> Any:
+            nonlocal most, running
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.001)
+            running -= 1
+            return key
+
+    found = sights({}, {}, Numbers())
+    holders = [key_of(Record(id=f"k{number}", name="holder", created=0, team="t")) for number in range(50)]
+    answers: list[Any] = await asyncio.gather(*(found.own(key) for key in holders))
+    assert answers == [(key, False) for key in holders]
+    assert most == OWNERS_AT_ONCE
 
 
 async def test_a_holder_is_not_told_where_the_store_is() -> None:
