@@ -27,8 +27,9 @@ what several workers show: [operating](operating.md#metrics).
 MIDDLE = """
 Of several workers, counters and histograms are added up; gauges are added up unless it says largest or smallest.
 
-A call is counted when it ends. Calls that were running in a worker that was killed are counted nowhere here, while the
-ledger charges what their last heartbeat said: after a `kill -9` the usage reports may say a little more than these sums.
+A call is counted when it ends. Calls that were running in a worker that was killed are counted nowhere here, while
+the ledger charges what their last heartbeat said: after a `kill -9` usage reports may say a little more than these
+sums.
 
 ## Labels
 
