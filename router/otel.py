@@ -21,6 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import unquote
 
 from router import otel_names as names
 from router.config import Config, ConfigErrors, Telemetry
@@ -42,7 +43,14 @@ FLUSH_SECONDS: Final = 2.0
 QUIET_SECONDS: Final = 60.0
 """At most one line about failures in this time."""
 
+SHORTEST_SECRET: Final = 4
+"""Characters; shorter values of headers are none, and would be found in every word."""
+
 _log = logging.getLogger("switchyard.telemetry")
+
+_SIGNALS: Final = ("", "TRACES_", "METRICS_", "LOGS_")
+_HEADERS: Final = frozenset(f"OTEL_EXPORTER_OTLP_{signal}HEADERS" for signal in _SIGNALS)
+_ENDPOINTS: Final = frozenset(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT" for signal in _SIGNALS)
 
 _NEEDED: Final = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 _LATEST: Final = "gen_ai_latest_experimental"
@@ -112,9 +120,9 @@ def open_telemetry(
     if want.endpoint is None and environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip() == "grpc":
         _log.warning("OTEL_EXPORTER_OTLP_PROTOCOL is grpc; telemetry is sent as http/protobuf all the same")
     try:
-        return Sender(settings, want, version, Tracer(settings.sample, random_bits), monotonic)
+        return Sender(settings, want, version, Tracer(settings.sample, random_bits), monotonic, environ)
     except Exception as bad:  # noqa: BLE001 - the SDK refuses a variable of its own: that must not keep calls away
-        _log.error("telemetry is off: %s", _Quiet.scrubbed(str(bad), _secrets(settings)))
+        _log.error("telemetry is off: %s", _Quiet.scrubbed(str(bad), secrets_of(settings, environ)))
         return None
 
 
@@ -122,7 +130,13 @@ class Sender:
     """Sends spans and measurements of ended calls. `close` it when the last call is over."""
 
     def __init__(
-        self, settings: Telemetry, want: Wanted, version: str, tracer: Tracer, monotonic: Callable[[], float]
+        self,
+        settings: Telemetry,
+        want: Wanted,
+        version: str,
+        tracer: Tracer,
+        monotonic: Callable[[], float],
+        environ: Mapping[str, str],
     ) -> None:
         self.begin: Callable[[Headers], TraceContext | None] = tracer.begin if want.traces else incoming
         """Gives a call that came in its place in a trace."""
@@ -131,7 +145,7 @@ class Sender:
         self.broken = 0
         """Calls that could not be described: bugs."""
         self._renamed = names.RENAMED[want.names]
-        self._quiet = _Quiet(_secrets(settings), monotonic)
+        self._quiet = _Quiet(secrets_of(settings, environ), monotonic)
         self._quiet.attach()
         headers = {name: value.get_secret_value() for name, value in settings.headers.items()} or None
         resource = _resource(settings.service_name, version)
@@ -349,8 +363,28 @@ class _Quiet(logging.Handler):
         return text.replace("\n", " ")[:300]
 
 
-def _secrets(settings: Telemetry) -> list[str]:
-    return [secret for value in settings.headers.values() if (secret := value.get_secret_value())]
+def secrets_of(settings: Telemetry, environ: Mapping[str, str]) -> list[str]:
+    """What no line of the log may show: the values of the collector's headers and passwords in its addresses, from the
+    config and from the SDK's variables, in each form that a message can have them in. The longest first."""
+    values = [value.get_secret_value() for value in settings.headers.values()]
+    addresses = [settings.otlp_endpoint or ""]
+    for name, text in environ.items():
+        if name in _HEADERS:
+            for piece in text.split(","):
+                name_and_value = piece.partition("=")
+                value = name_and_value[2] if name_and_value[1] else piece  # without a name the SDK shows all of it
+                values += [value, unquote(value)]
+        elif name in _ENDPOINTS:
+            addresses.append(text)
+    for address in addresses:
+        user = address.partition("://")[2].partition("/")[0].rpartition("@")[0]
+        password = user.partition(":")[2]
+        values += [password, unquote(password)]
+    forms: set[str] = set()
+    for value in values:
+        for part in (value, value.strip(), *value.split()):
+            forms |= {part, repr(part)[1:-1], repr(part.encode("utf-8", "replace"))[2:-1]}
+    return sorted((form for form in forms if len(form) >= SHORTEST_SECRET), key=len, reverse=True)
 
 
 def _endpoint(base: str | None, signal: str) -> str | None:

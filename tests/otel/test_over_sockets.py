@@ -184,7 +184,7 @@ def test_embeddings(traced: RouterProcess, collector: Collector) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "key", "status", "name"),
     [
-        pytest.param(CHAT, chat("chat"), "sk-wrong-canary", 401, "chat other", id="a wrong key"),
+        pytest.param(CHAT, chat("chat"), "sk-wrong-canary", 401, "chat chat", id="a wrong key"),
         pytest.param(CHAT, chat("no-such-model"), "", 404, "chat other", id="an unknown model"),
         pytest.param("/api/embed", {"model": 7}, "", 400, "embeddings other", id="a body that makes no sense"),
     ],
@@ -276,7 +276,7 @@ def test_metrics(module_serve: Serve, collector: Collector, cloud: Simulator, lo
     assert count("gen_ai.client.operation.time_to_first_chunk")[0] == 3
     assert count("gen_ai.server.time_to_first_token")[0] == 3
     assert count("gen_ai.server.time_per_output_token")[0] == 3
-    assert count("gen_ai.server.request.duration", gen_ai__request__model="chat")[0] == 3
+    assert count("gen_ai.server.request.duration", gen_ai__request__model="chat")[0] == 4, "one had a wrong key"
     assert count("gen_ai.server.request.duration", error__type="invalid_api_key")[0] == 1
     assert count("gen_ai.server.request.duration")[0] == 7
     from router import otel_names as names

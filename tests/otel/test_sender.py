@@ -16,7 +16,7 @@ import pytest
 from router import otel
 from router import otel_names as names
 from router.config import Config, ConfigErrors, Telemetry, load_config
-from router.otel import Sender, check, open_telemetry, wanted
+from router.otel import Sender, check, open_telemetry, secrets_of, wanted
 from tests.conftest import Serve
 from tests.otel.calls import ended
 from tests.otel.conftest import QUICK, config, post
@@ -346,3 +346,29 @@ def test_calls_of_a_router_whose_collector_is_away(
     assert time.monotonic() - began < 8
     assert len([line for line in router.err if "telemetry is not sent" in line]) == 1
     assert "Traceback" not in "\n".join(router.err)
+
+
+def test_the_headers_of_the_variables_are_in_no_line(
+    monkeypatch: pytest.MonkeyPatch, needs_extra: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As they stand there, decoded, and as an exception quotes them."""
+    environ = {
+        ENDPOINT: "http://me:door-canary@127.0.0.1:4318",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20first%0Acanary, nameless-canary",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": 'x-key=it\'s a "quoted\\canary" with é-canary',
+        "OTEL_EXPORTER_OTLP_METRICS_HEADERS": "x-key=a-b",
+    }
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    hidden = secrets_of(Telemetry(), environ)
+    values = ["Bearer first\ncanary", 'it\'s a "quoted\\canary" with é-canary', "nameless-canary", "door-canary"]
+    for value in values:
+        for form in (value, repr(value), repr(value.encode()), value.split()[-1], f"x{value.strip()}y"):
+            assert "canary" not in otel._Quiet.scrubbed(f"bad header {form}", hidden), form
+    assert otel._Quiet.scrubbed("Bearer%20first%0Acanary: a-b is short", hidden) == "***: a-b is short"
+    assert otel._Quiet.scrubbed("ab: the text of others", hidden) == "ab: the text of others"
+    sender = open_telemetry(Telemetry(), environ, version="1")  # the SDK quotes the piece without a name
+    assert sender is not None
+    sender._quiet.detach()
+    assert ours(caplog)
+    assert "canary" not in caplog.text
