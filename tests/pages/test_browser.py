@@ -184,6 +184,7 @@ def test_a_refresh_moves_nothing_and_keeps_what_the_reader_did(house: House, bro
     with visit(browser, house.router.url) as seen:
         page = seen.sign_in(house.router.admin_token)
         expect(page.locator("#live")).to_have_text("Live")
+        expect(page.locator("#tail-rows tr").nth(9)).to_be_attached(timeout=PATIENCE)
         page.click("#chart-cost button[data-table]")
         page.evaluate("document.querySelector('.tail .window').scrollTop = 40; scrollTo(0, 300)")
         page.focus("#pause")
