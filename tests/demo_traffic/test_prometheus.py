@@ -3,9 +3,10 @@
 The router has two workers and is scraped each second. Alerts wait two seconds in place of minutes, nothing else of the
 rules is changed.
 
-During the run these alerts fire: a provider is down and its breakers are open (`openai` fails for a while), a budget is nearly spent (of the team `course`), a config was refused, fallbacks answer more often than usual.
-Others may, by how the run goes: too many errors, errors and slowness of the store (it stands still for a moment), a
-long queue. Of those that cannot be true, none may fire.
+During the run these alerts fire: a provider is down and its breakers are open (`openai` fails for a while), a
+budget is nearly spent (of the team `course`), a config was refused, fallbacks answer more often than usual. Others may,
+by how the run goes: too many errors, errors and slowness of the store (it stands still for a moment), a long queue. Of
+those that cannot be true, none may fire.
 """
 
 from __future__ import annotations
