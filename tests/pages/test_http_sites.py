@@ -66,7 +66,7 @@ def test_another_site_cannot_act_for_who_is_signed_in(
                 page.click(f"{form} button")
             assert answer.value.status == 403
         page.goto(outside)
-        assert page.frames[1].url.startswith("chrome-error:")
+        page.frames[1].wait_for_url(lambda url: url.startswith("chrome-error:"))
         read = "fetch(url, {credentials: 'include'}).then(() => 'read', () => 'refused')"
         assert page.evaluate(f"url => {read}", f"{router.url}/admin/overview") == "refused"
         # The strict cookie stays back on the way from there; the page asks once more, and is shown.

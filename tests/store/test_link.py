@@ -110,7 +110,7 @@ async def test_a_frozen_server(server: Server, connected: Open, caplog: pytest.L
         await until(lambda: load.answered_at > thawed)
         await until(lambda: store.problem is None)
         assert len(ups) == 1
-    assert load.slowest < 0.3 + 0.1 + 3 * load.lag  # the machine's own share
+    assert load.slowest < 0.3 + 0.5 + 3 * load.lag  # the machine's own share
     later = [seconds for when, seconds in load.refused if when > told]
     assert len(later) > 100
     assert sorted(later)[len(later) * 9 // 10] < 0.01 + load.lag

@@ -85,7 +85,7 @@ def test_a_killed_primary_behind_sentinels(build: Build, record_property: Record
     assert sums["cost"] - books.usage(key_id)["cost"] <= missing * max(
         i * 3 + o * 7 for _, i, o in house.paid.delivered
     )
-    assert load.slowest() <= 0.3 + 3 * load.lag + 0.2, "calls were decided in time"
+    assert load.slowest() <= 0.3 + 0.5 + 3 * load.lag, "calls were decided in time"
 
 
 @pytest.mark.slow
