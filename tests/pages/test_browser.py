@@ -179,12 +179,12 @@ def test_requests_appear_as_they_happen(house: House, browser: Browser) -> None:
 
 
 def test_a_refresh_moves_nothing_and_keeps_what_the_reader_did(house: House, browser: Browser) -> None:
-    for _ in range(10):  # so many that the tail has to be scrolled
+    for _ in range(30):  # so many that the tail has to be scrolled
         house.client("holder").ask(OPENAI, "chat", stream=False, max_tokens=10)
     with visit(browser, house.router.url) as seen:
         page = seen.sign_in(house.router.admin_token)
         expect(page.locator("#live")).to_have_text("Live")
-        expect(page.locator("#tail-rows tr").nth(9)).to_be_attached(timeout=PATIENCE)
+        expect(page.locator("#tail-rows tr").nth(29)).to_be_attached(timeout=PATIENCE)
         page.click("#chart-cost button[data-table]")
         page.evaluate("document.querySelector('.tail .window').scrollTop = 40; scrollTo(0, 300)")
         page.focus("#pause")
@@ -287,7 +287,8 @@ def test_everything_is_reached_by_keyboard(house: House, browser: Browser) -> No
         expect(page.locator("#chart-requests table")).to_be_visible()
         page.focus('button[name="theme"][value="dark"]')
         before = page.evaluate("document.querySelector('#plot-cost canvas').toDataURL()")
-        page.keyboard.press("Space")
+        with page.expect_response("**/admin/preferences"):  # the choice is told beside the page
+            page.keyboard.press("Space")
         expect(page.locator("html")).to_have_attribute("data-theme", "dark")
         page.wait_for_function(
             "(before) => document.querySelector('#plot-cost canvas').toDataURL() !== before", arg=before
