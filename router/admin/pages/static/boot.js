@@ -19,5 +19,6 @@ document.addEventListener("submit", (event) => {
     body: new URLSearchParams({ theme }),
     credentials: "same-origin",
     redirect: "manual",
+    keepalive: true, // also when the reader goes on to another page at once
   }).catch(() => {});
 });
