@@ -7,14 +7,16 @@ window in Unix seconds, 0 for none), `:s` (spent) and `:h` (held by running call
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from router.limits import MICRO, Limit
-from router.periods import iso, window
+from router import periods
+from router.limits import MICRO, Limit, Window
+from router.periods import iso
 from router.records import counters_name
 from router.usage_text import Rate, to_cny
 
@@ -44,12 +46,7 @@ class Standing:
 
     @property
     def unit(self) -> str:
-        return unit_of(self.limit)
-
-
-def unit_of(limit: Limit) -> str:
-    """What its amounts are in."""
-    return limit.currency or UNITS.get(limit.measure, "usd")
+        return self.limit.currency or UNITS.get(self.limit.measure, "usd")
 
 
 class Scope(NamedTuple):
@@ -61,24 +58,43 @@ class Scope(NamedTuple):
     zone: tzinfo
 
 
-AT_ONCE: Final = 500
-"""Commands in one round trip."""
+AT_ONCE: Final = 100
+"""Scopes in one round trip; calls have a turn after each."""
 
 
 async def standings(store: Store, scopes: Sequence[Scope], *, rate: Rate, now: float) -> list[list[Standing]]:
     """The limits of each scope, in their order; a round trip for AT_ONCE of them. Raises what the store raises."""
-    wanted = [(one, limit) for one in scopes for limit in one.limits]
-    commands = [
-        ("HGETALL", rate_name(one.team, one.scope, limit.name))
-        if limit.window == "minute"
-        else ("HMGET", counters_name(one.team, one.scope), *(f"{limit.name}:{part}" for part in "wsh"))
-        for one, limit in wanted
-    ]
-    answers: list[Any] = []
-    for start in range(0, len(commands), AT_ONCE):
-        answers += await store.gather(commands[start : start + AT_ONCE])
-    found = iter([_read(one, limit, answer, rate, now) for (one, limit), answer in zip(wanted, answers, strict=True)])
-    return [[next(found) for _ in one.limits] for one in scopes]
+    found: list[list[Standing]] = []
+    windows: dict[tuple[Window, tzinfo], tuple[int, int]] = {}
+    for at in range(0, len(scopes), AT_ONCE):
+        some = scopes[at : at + AT_ONCE]
+        answers = iter(await store.gather([command for one in some for command in _commands(one)]))
+        for one in some:
+            counted = iter(next(answers)) if any(limit.window != "minute" for limit in one.limits) else iter(())
+            stood = []
+            for limit in one.limits:
+                window = limit.window, one.zone
+                if window not in windows:
+                    windows[window] = periods.window(limit.window, now, one.zone)
+                told = next(answers) if limit.window == "minute" else [next(counted) for _ in _PARTS]
+                stood.append(_read(one, limit, told, windows[window], rate, now))
+            found.append(stood)
+        await asyncio.sleep(0)
+    return found
+
+
+_PARTS: Final = "wsh"
+
+
+def _commands(one: Scope) -> Iterator[Sequence[str]]:
+    """What asks for a scope's counters: all that are in its hash at once, then each rate, which has a hash of its
+    own."""
+    totals = [limit.name for limit in one.limits if limit.window != "minute"]
+    if totals:
+        yield "HMGET", counters_name(one.team, one.scope), *(f"{name}:{part}" for name in totals for part in _PARTS)
+    for limit in one.limits:
+        if limit.window == "minute":
+            yield "HGETALL", rate_name(one.team, one.scope, limit.name)
 
 
 async def standing(
@@ -95,13 +111,13 @@ async def standing(
     return [one for some in await standings(store, scopes, rate=rate, now=now) for one in some]
 
 
-def _read(one: Scope, limit: Limit, answer: Any, rate: Rate, now: float) -> Standing:
+def _read(one: Scope, limit: Limit, told: Any, window: tuple[int, int], rate: Rate, now: float) -> Standing:
     shown = f"team.{limit.name}" if one.scope == TEAM else limit.name
     if limit.window == "minute":
-        spent, resets_at = rate_taken(answer, now)
+        spent, resets_at = _rate(told, now)
         return Standing(shown, limit, spent, 0, resets_at)
-    start, end = window(limit.window, now, one.zone)
-    stored, spent, held = (int(value or 0) for value in answer)
+    start, end = window
+    stored, spent, held = (int(value or 0) for value in told)
     if stored < start:
         spent = held = 0
     if limit.currency == "cny" and rate is not None:
@@ -114,7 +130,7 @@ def rate_name(account: str, scope: str, limit: str) -> str:
     return f"sy:{{{account}}}:w:{scope}:{limit}"
 
 
-def rate_taken(fields: Mapping[bytes, bytes], now: float) -> tuple[int, int | None]:
+def _rate(fields: Mapping[bytes, bytes], now: float) -> tuple[int, int | None]:
     """What was taken in the last 60 seconds, and when all of it is free again."""
     seconds = {int(name): int(amount) for name, amount in fields.items() if name.isdigit()}
     if not seconds:

@@ -9,21 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from datetime import tzinfo
 from typing import Final, TypeVar
 
 from redis.exceptions import RedisError
 
 from providers.errors import StoreUnavailable
 from router.cabinet import Cabinet
-from router.limits import MICRO, Limit
+from router.limits import MICRO
 from router.metric_text import Row
 from router.metrics import Rows
-from router.periods import window, zone_of
-from router.records import TeamRecord, counters_name, decode_team, team_name
-from router.standing import TEAM, rate_name, rate_taken, unit_of
+from router.periods import zone_of
+from router.records import TeamRecord, decode_team, team_name
+from router.standing import TEAM, Scope, standings
 from router.store import Store
-from router.usage_text import Rate, to_cny
+from router.usage_text import Rate
 
 MOST_TEAMS: Final = 500
 BATCH: Final = 100
@@ -95,31 +94,17 @@ class TeamGauges:
         limits: list[Row] = []
         spent: list[Row] = []
         held: list[Row] = []
-        rate, now = self._rate(), self._clock()
-        windows: dict[tuple[str, tzinfo], int] = {}
-        for some in _batches(teams[:MOST_TEAMS]):
-            answers = iter(await self._cabinet.gather([command for team in some for command in _commands(team)]))
-            for team in some:
-                zone, totals = zone_of(team.timezone), _totals(team)
-                counted = iter(next(answers)) if totals else iter(())
-                for limit in team.limits:
-                    if limit.window == "minute":
-                        took, holds = rate_taken(next(answers), now)[0], 0
-                    else:
-                        began, took, holds = (int(next(counted) or 0) for _ in "wsh")
-                        start = windows.get((limit.window, zone))
-                        if start is None:
-                            start = windows[limit.window, zone] = window(limit.window, now, zone)[0]
-                        if began < start:
-                            took = holds = 0
-                        if limit.currency == "cny" and rate is not None:
-                            took, holds = to_cny(took, rate), to_cny(holds, rate)
-                    labels = team.name, limit.name, unit_of(limit)
-                    scale = MICRO if limit.measure == "cost" else 1
-                    limits.append((labels, limit.amount / scale))
-                    spent.append((labels, took / scale))
-                    held.append((labels, holds / scale))
-            await asyncio.sleep(0)
+        shown = teams[:MOST_TEAMS]
+        scopes = [Scope(team.id, TEAM, team.limits, zone_of(team.timezone)) for team in shown]
+        async with self._cabinet.errors():
+            found = await standings(self._store, scopes, rate=self._rate(), now=self._clock())
+        for team, stood in zip(shown, found, strict=True):
+            for one in stood:
+                labels = team.name, one.limit.name, one.unit
+                scale = MICRO if one.limit.measure == "cost" else 1
+                limits.append((labels, one.limit.amount / scale))
+                spent.append((labels, one.spent / scale))
+                held.append((labels, one.held / scale))
         return {
             "team_limit": limits,
             "team_limit_spent": spent,
@@ -139,20 +124,6 @@ class TeamGauges:
                         found.append(record)
             await asyncio.sleep(0)
         return found
-
-
-def _totals(team: TeamRecord) -> list[Limit]:
-    """Those whose counters are in one hash; each rate has its own."""
-    return [limit for limit in team.limits if limit.window != "minute"]
-
-
-def _commands(team: TeamRecord) -> Iterable[Sequence[str]]:
-    """What asks for a team's counters: the totals first."""
-    if totals := _totals(team):
-        yield "HMGET", counters_name(team.id, TEAM), *(f"{limit.name}:{part}" for limit in totals for part in "wsh")
-    for limit in team.limits:
-        if limit.window == "minute":
-            yield "HGETALL", rate_name(team.id, TEAM, limit.name)
 
 
 def _batches(many: Sequence[_One]) -> Iterable[Sequence[_One]]:
