@@ -218,11 +218,13 @@ local function charge(prefix, checks, held, second, used, before)
   end
 end
 
--- Add to a sum; a hash is kept for so many seconds after its first one.
+-- Add to a sum; a hash is kept for so many seconds after its first one. Answers whether the field is new.
 local function sum(key, field, amount, keep)
-  if amount ~= 0 and redis.call('HINCRBY', key, field, int(amount)) == amount then
+  local new = amount ~= 0 and redis.call('HINCRBY', key, field, int(amount)) == amount
+  if new then
     redis.call('EXPIRE', key, keep, 'NX')
   end
+  return new
 end
 
 local function order(prefix, day, what, key, amount)
@@ -238,15 +240,11 @@ end
 -- pattern routes them: one that comes when there are MOST_FIELDS is `other`.
 local function sum_of_all(all, where, name, amount)
   local field = where .. '\t' .. name
-  if amount ~= 0 and redis.call('HINCRBY', all, field, int(amount)) == amount then
-    local known = redis.call('HLEN', all) <= MOST_FIELDS
-      or (name ~= 'calls' and redis.call('HEXISTS', all, where .. '\tcalls') == 1)
-    if not known then
-      redis.call('HDEL', all, field)
-      where = string.gsub(where, '^.*\t', 'other\t')
-      redis.call('HINCRBY', all, where .. '\t' .. name, int(amount))
-    end
-    redis.call('EXPIRE', all, KEEP_SUMS, 'NX')
+  if sum(all, field, amount, KEEP_SUMS) and redis.call('HLEN', all) > MOST_FIELDS
+      and (name == 'calls' or redis.call('HEXISTS', all, where .. '\tcalls') == 0) then
+    redis.call('HDEL', all, field)
+    where = string.gsub(where, '^.*\t', 'other\t')
+    sum(all, where .. '\t' .. name, amount, KEEP_SUMS)
   end
   return where
 end
@@ -319,13 +317,10 @@ local function turn_away(prefix, hour, key, day, row, check)
   order(prefix, day, 'refused', key, 1)
   local refusals = prefix .. 'rh:' .. hour
   local name = string.match(check[2], '^[nw]:team') and 'team.' .. check[3] or check[3]
-  redis.call('HINCRBY', refusals, key, 1)
-  if redis.call('HINCRBY', refusals, key .. '\t' .. name, 1) == 1 then
-    redis.call('EXPIRE', refusals, KEEP_KEYS, 'NX')
-    if row ~= '' then
-      local told = string.sub(row, 1, -2) .. ',"status":429,"outcome":"limit","limit":' .. cjson.encode(name) .. '}'
-      redis.call('XADD', prefix .. ERRORS, 'MAXLEN', '~', MOST_ERRORS, '*', 'r', told)
-    end
+  sum(refusals, key, 1, KEEP_KEYS)
+  if sum(refusals, key .. '\t' .. name, 1, KEEP_KEYS) and row ~= '' then
+    local told = string.sub(row, 1, -2) .. ',"status":429,"outcome":"limit","limit":' .. cjson.encode(name) .. '}'
+    redis.call('XADD', prefix .. ERRORS, 'MAXLEN', '~', MOST_ERRORS, '*', 'r', told)
   end
 end
 
