@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 from providers.vendor import Vendor
 from router.config import ProviderConfig, ProviderLimits
@@ -48,11 +48,21 @@ class Provider:
     ca_bundle: str | None
     off: str | None
     """Why it takes no calls ("OPENAI_API_KEY is not set"); None when on."""
+    off_word: OffWord | None
+    """The same in one word."""
     discover: bool
     """Its model list is asked for."""
     names: tuple[str, ...]
     """The names it is declared to serve, where it is."""
     settings: ProviderConfig = field(repr=False)
+
+
+OffWord = Literal["disabled", "no_key", "misconfigured"]
+
+
+class _Off(NamedTuple):
+    word: OffWord
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,9 @@ def compile_provider(
     url = ollama_url(url) if settings.vendor == "ollama" else vendor.address(clean_url(url))
     given = settings.timeouts.model_dump(exclude_none=True)
     names = settings.models if isinstance(settings.models, tuple) else ()
+    off = _why_off(settings, vendor, local, api_key, url, running.base_url is not None, own_listeners, variables)
+    if off is None and running.off is not None:
+        off = _Off("misconfigured", running.off)
     return Provider(
         name=name,
         vendor=vendor,
@@ -103,8 +116,8 @@ def compile_provider(
         limits=_limits(settings),
         proxy=settings.proxy.get_secret_value() if settings.proxy else None,
         ca_bundle=settings.ca_bundle,
-        off=_why_off(settings, vendor, local, api_key, url, running.base_url is not None, own_listeners, variables)
-        or running.off,
+        off=off.text if off is not None else None,
+        off_word=off.word if off is not None else None,
         discover=settings.models == "discover" or (settings.models is None and settings.vendor == "ollama"),
         names=names,
         settings=settings,
@@ -133,18 +146,18 @@ def _why_off(
     ours: bool,
     own_listeners: Sequence[tuple[str, int]],
     variables: Sequence[str],
-) -> str | None:
+) -> _Off | None:
     if not settings.enabled:
-        return "enabled is false"
+        return _Off("disabled", "enabled is false")
     # A row that names a variable waits for it, also where its vendor could do without (litellm); on a local server a
     # key is optional, so an empty one says nothing.
     if not api_key and not local and (vendor.needs_key or variables):
         if variables:
-            return f"{' and '.join(variables)} {'is' if len(variables) == 1 else 'are'} not set"
+            return _Off("no_key", f"{' and '.join(variables)} {'is' if len(variables) == 1 else 'are'} not set")
         example = f"${{{vendor.key_env}:-}}" if vendor.key_env else "${NAME:-}"
-        return f'it has no api_key; write for example api_key: "{example}"'
+        return _Off("no_key", f'it has no api_key; write for example api_key: "{example}"')
     if not url and vendor.transport == "http" and vendor.name != "demo":
-        return "it has no base_url"
+        return _Off("misconfigured", "it has no base_url")
     if url and not ours and is_own(url, own_listeners):
-        return f"{url} points at this router itself"
+        return _Off("misconfigured", f"{url} points at this router itself")
     return None

@@ -7,7 +7,6 @@ from typing import Final
 
 from router.health import Health
 from router.metric_table import DOWN, OTHER
-from router.provider import Provider
 from router.snapshot import Snapshot
 
 OFF: Final = frozenset({"disabled", "no_key"})
@@ -20,20 +19,10 @@ def down(snapshot: Snapshot, health: Health, away: Mapping[str, str]) -> dict[st
     failing = health.down()
     found = {}
     for name, provider in snapshot.providers.items():
-        if provider.off is not None:
-            named = snapshot.config.variables("providers", name, "api_key")
-            found[name] = _why_off(provider, bool(named))
+        if provider.off_word is not None:
+            found[name] = provider.off_word
         elif (
             reason := failing.get(name) or (away.get(name) if provider.local and provider.discover else None)
         ) is not None:
             found[name] = reason if reason in DOWN else OTHER
     return found
-
-
-def _why_off(provider: Provider, names_a_key: bool) -> str:
-    """names_a_key: its row refers to a variable that holds its key."""
-    if not provider.settings.enabled:
-        return "disabled"
-    if not provider.api_key and not provider.local and (provider.vendor.needs_key or names_a_key):
-        return "no_key"
-    return "misconfigured"
