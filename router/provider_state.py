@@ -17,7 +17,7 @@ def down(snapshot: Snapshot, health: Health, away: Mapping[str, str]) -> dict[st
     """Providers that take no calls, and the reason. away: those that did not tell their models several times, by name
     (`Discovery.away`); it counts of local servers, clouds are asked too seldom."""
     failing = health.down()
-    found = {}
+    found: dict[str, str] = {}
     for name, provider in snapshot.providers.items():
         if provider.off_word is not None:
             found[name] = provider.off_word
