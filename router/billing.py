@@ -14,7 +14,7 @@ from providers.errors import InvalidRequest
 from router.http import Scope, Send, reply_json
 from router.limits import MICRO
 from router.periods import DAYS_KEPT, DaysAgo, FirstOfMonth, Span, begin, day_of, iso
-from router.records import Key, TeamRecord, decode_team, team_name
+from router.records import Key, TeamRecord, team_name, team_of_key
 from router.standing import TEAM, Standing, in_usd, standing, standing_json, tightest
 from router.usage import Dimension, Query, Team, UsageReader, parse_by, parse_group_by, team_of_record
 from router.usage_text import Rate, amounts_json, row_json
@@ -133,10 +133,7 @@ class Billing:
     async def _team(self, key: Key) -> TeamRecord:
         async with self._usage.errors():
             raw = await self._store.run("GET", team_name(key.team))
-        if raw is None:
-            # Nobody has written the team of keys without a team yet.
-            return TeamRecord(id=key.team, name=key.team_name or key.team, created=key.created)
-        return decode_team(raw)
+        return team_of_key(key, raw)
 
     async def _tightest(self, key: Key, rate: Rate) -> Standing | None:
         record = await self._team(key)

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta, tzinfo
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from router import overview_rows as rows
 from router.keys import Keys
@@ -19,7 +19,7 @@ from router.overview_keys import KeySums, day
 from router.overview_rows import Amounts, Board, Hour, KeyRow, Own, RequestRow, Sums, TeamRow, Where
 from router.periods import HOUR, begin, day_of, zone_of
 from router.recent import RecentReader, Wanted, errors_name, rows_of
-from router.records import DEFAULT_TEAM, Key, TeamRecord
+from router.records import DEFAULT_TEAM, Key, TeamRecord, team_name, team_of_key
 from router.standing import TEAM, Scope, standings
 from router.usage import Team, UsageReader, team_of_record
 
@@ -57,6 +57,14 @@ MOST_OWNERS: Final = 1000
 """Holders of keys whose numbers are kept."""
 
 
+class _Past(NamedTuple):
+    """An hour's sums: when they were read (the loop's time), and whether the hour was over then."""
+
+    read_at: float
+    sums: dict[Where, Amounts]
+    over: bool
+
+
 class Overviews:
     """Reads the numbers, and keeps them for a moment. `rate` gives CNY for one USD. Raises StoreUnavailable."""
 
@@ -67,8 +75,8 @@ class Overviews:
         self._recent = RecentReader(self._usage)
         self._rate = rate
         self._clock = keys.clock
-        self._past: dict[int, tuple[float, dict[Where, Amounts], bool]] = {}
-        """Sums of all teams by hour: when they were read, the sums, and if the hour was over then."""
+        self._past: dict[int, _Past] = {}
+        """Sums of all teams by hour."""
         self._teams: tuple[float, Sequence[TeamRecord]] = (0.0, ())
         self._board: tuple[float, Board] | None = None
         self._reading: asyncio.Task[Board] | None = None
@@ -84,16 +92,24 @@ class Overviews:
         """The numbers of all teams, at most a moment old."""
         if self._board is not None and asyncio.get_running_loop().time() < self._board[0]:
             return self._board[1]
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read_board())
         # Who leaves does not end the reading of the others.
-        return await asyncio.shield(self._reading)
+        return await asyncio.shield(self._begin())
 
     def warm(self) -> None:
         """Begin to read what `board` will be asked for soon: somebody is about to sign in."""
-        if self._board is None and (self._reading is None or self._reading.done()):
+        if self._board is None:
+            self._begin()
+
+    @property
+    def last_board(self) -> Board | None:
+        """The numbers of all teams as they were read last."""
+        return None if self._board is None else self._board[1]
+
+    def _begin(self) -> asyncio.Task[Board]:
+        if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read_board())
             self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())  # told to who asks
+        return self._reading
 
     async def _read_board(self) -> Board:
         loop = asyncio.get_running_loop()
@@ -141,14 +157,17 @@ class Overviews:
         def over(hour: int) -> bool:
             return now > (hour + 1) * HOUR + SETTLED
 
-        unknown = [hour for hour in hours if over(hour) and (hour not in self._past or not self._past[hour][2])]
+        def settled(hour: int) -> bool:
+            return hour in self._past and self._past[hour].over
+
+        unknown = [hour for hour in hours if over(hour) and not settled(hour)]
         summed = await self._cabinet.gather([("GET", _summed_name(hour)) for hour in unknown])
         for hour, raw in zip(unknown, summed, strict=True):
             if (told := rows.unpacked(raw)) is not None:
-                self._past[hour] = (moment, told, True)
-        again = sorted((self._past[hour][0], hour) for hour in hours if hour in self._past and self._past[hour][2])
-        wanted = [hour for hour in hours if hour not in self._past or not self._past[hour][2]]
-        wanted += [hour for read, hour in again[:AGAIN] if moment >= read + REMEMBERED]
+                self._past[hour] = _Past(moment, told, over=True)
+        again = sorted((self._past[hour].read_at, hour) for hour in hours if settled(hour))
+        wanted = [hour for hour in hours if not settled(hour)]
+        wanted += [hour for read_at, hour in again[:AGAIN] if moment >= read_at + REMEMBERED]
         commands = [("HGETALL", f"sy:{{{team.id}}}:sh:{hour}") for hour in wanted for team in teams]
         answers = iter(await self._cabinet.gather(commands))
         for number, hour in enumerate(wanted):
@@ -156,12 +175,12 @@ class Overviews:
             for _ in teams:
                 for where, amounts in rows.sums_of_hour(next(answers)).items():
                     rows.add(sums.setdefault(where, rows.nothing()), amounts)
-            self._past[hour] = (moment, sums, over(hour))
+            self._past[hour] = _Past(moment, sums, over(hour))
             if number % 10 == 9:
                 await asyncio.sleep(0)  # calls first
         await self._cabinet.gather(
             [
-                ("SET", _summed_name(hour), rows.packed(self._past[hour][1]), "EX", SUMMED_SECONDS)
+                ("SET", _summed_name(hour), rows.packed(self._past[hour].sums), "EX", SUMMED_SECONDS)
                 for hour in wanted
                 if over(hour)
             ]
@@ -169,7 +188,7 @@ class Overviews:
         oldest = min(hours, default=0)
         for hour in [hour for hour in self._past if hour < oldest]:
             del self._past[hour]
-        return {hour: past[1] for hour, past in self._past.items()}
+        return {hour: past.sums for hour, past in self._past.items()}
 
     async def _key_rows(self, teams: Sequence[Team], now: float) -> tuple[KeyRow, ...]:
         """The keys that cost, or used, the most today, and some that limits refused the most."""
@@ -270,13 +289,16 @@ class Overviews:
             reading.add_done_callback(lambda _: self._owns.pop(key.id, None))
         return await asyncio.shield(reading)
 
+    def last_own(self, key_id: str) -> Own | None:
+        """The numbers of one key as they were read last."""
+        known = self._own.get(key_id)
+        return None if known is None else known[1]
+
     async def _read_own(self, key: Key) -> Own:
         loop = asyncio.get_running_loop()
         began = loop.time()
         now = self._clock()
-        record = await self._cabinet.team(key.team)
-        if record is None:  # nobody has written the team of keys without a team yet
-            record = TeamRecord(id=key.team, name=key.team_name or key.team, created=key.created)
+        record = team_of_key(key, await self._cabinet.raw(team_name(key.team)))
         team = team_of_record(record)
         rate = self._rate()
         async with self._usage.errors():

@@ -255,6 +255,13 @@ def decode_team(raw: bytes) -> TeamRecord:
     return _decoded(raw, _team)
 
 
+def team_of_key(key: Key, raw: bytes | None) -> TeamRecord:
+    """A key's team by its record, which nobody has written yet for keys without a team. Raises StoreUnavailable."""
+    if raw is None:
+        return TeamRecord(id=key.team, name=key.team_name or key.team, created=key.created)
+    return decode_team(raw)
+
+
 def _decoded(raw: bytes, decode: Callable[[bytes], _Kind]) -> _Kind:
     etag, content = split(raw)
     try:

@@ -4,6 +4,7 @@ numbers are the last known ones."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,6 @@ OWN_PATIENCE: Final = 8.0
 """The same for a holder of a key, who may have to wait for others."""
 OWNERS_AT_ONCE: Final = 4
 """Holders of keys whose numbers one worker reads at once; the others wait."""
-MOST_OWNERS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,21 +124,16 @@ class Sights:
         self._facts = facts
         self._monotonic = monotonic
         self._states: tuple[float, States] | None = None
-        self._board: Board | None = None
-        self._own: dict[str, Own] = {}
         self._turns = asyncio.Semaphore(OWNERS_AT_ONCE)
 
     async def board(self, *, away: bool = False) -> tuple[Board | None, bool]:
         """The numbers, and whether they are old ones. None: there never were any. away: the store is known not to
         answer, and is not asked."""
-        if away:
-            return self._board, True
-        try:
-            async with asyncio.timeout(PATIENCE):
-                self._board = await self._overviews.board()
-        except (StoreUnavailable, TimeoutError):
-            return self._board, True
-        return self._board, False
+        if not away:
+            with contextlib.suppress(StoreUnavailable, TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    return await self._overviews.board(), False
+        return self._overviews.last_board, True
 
     def warm(self) -> None:
         """Begin to read the numbers, where there never were any: somebody is about to sign in."""
@@ -146,22 +141,15 @@ class Sights:
 
     async def own(self, key: Key, *, away: bool = False) -> tuple[Own | None, bool]:
         """The same for a key's holder."""
-        if away:
-            return self._own.get(key.id), True
-        try:
-            async with asyncio.timeout(OWN_PATIENCE), self._turns, asyncio.timeout(PATIENCE):
-                found = await self._overviews.own(key)
-        except (StoreUnavailable, TimeoutError):
-            return self._own.get(key.id), True
-        self._own.pop(key.id, None)
-        if len(self._own) >= MOST_OWNERS:
-            del self._own[next(iter(self._own))]
-        self._own[key.id] = found
-        return found, False
+        if not away:
+            with contextlib.suppress(StoreUnavailable, TimeoutError):
+                async with asyncio.timeout(OWN_PATIENCE), self._turns, asyncio.timeout(PATIENCE):
+                    return await self._overviews.own(key), False
+        return self._overviews.last_own(key.id), True
 
     def last(self, key: Key | None) -> Board | Own | None:
         """The numbers that were read last, for a key's holder or for all."""
-        return self._board if key is None else self._own.get(key.id)
+        return self._overviews.last_board if key is None else self._overviews.last_own(key.id)
 
     async def states(self) -> States:
         """How the router is."""
