@@ -10,12 +10,23 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from providers.errors import InternalError, MethodNotAllowed, NotAllowed, NotFound, SwitchyardError
+from providers.errors import NotAllowed, NotFound, SwitchyardError
 from providers.wire import Wire
 from providers.wires.ollama import WIRE as OLLAMA
 from providers.wires.openai import WIRE as OPENAI
 from router import billing, ollama_door
-from router.http import ClientGone, Receive, Scope, Send, header, reply, reply_error, reply_json
+from router.http import (
+    ClientGone,
+    Receive,
+    Scope,
+    Send,
+    header,
+    internal_error,
+    reply,
+    reply_error,
+    reply_json,
+    require,
+)
 from router.lists import find_entry, model_entry, model_list
 from router.networks import client_address, client_scheme, is_local
 from router.ollama_routes import OllamaRoutes
@@ -100,32 +111,30 @@ class App:
             if not gone:
                 raise
             task.uncancel()
-        except Exception:  # noqa: BLE001 - a bug of ours: a clean 500 for the caller, the traceback for the log
-            _log.exception("request %s failed inside the router", request_id)
-            failed = InternalError(f"the router failed on this request; its id is {request_id}")
-            await reply_error(send, dialect(path), failed, request_id)
+        except Exception as bug:  # noqa: BLE001 - a bug of ours: a clean 500 for the caller, the traceback for the log
+            await reply_error(send, dialect(path), internal_error(_log, request_id, bug), request_id)
         finally:
             connection.on_lost = None
 
     async def _other(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         method: str = scope["method"]
         if path in self._plain:
-            _require(method, "GET", "HEAD")
+            require(method, "GET", "HEAD")
             await self._plain[path](scope, receive, send)
         elif path == "/admin" or path.startswith("/admin/"):
             await self._administer(scope, receive, send)
         elif path in MODEL_LISTS:
-            _require(method, "GET", "HEAD")
+            require(method, "GET", "HEAD")
             rights = await self._rights(scope)
             await reply_json(send, 200, model_list(visible(self._runtime.snapshot, rights)))
         elif root := next((root for root in MODEL_LISTS if path.startswith(root + "/")), None):
-            _require(method, "GET", "HEAD")
+            require(method, "GET", "HEAD")
             await self._one_model(path[len(root) + 1 :], scope, send)
         elif path in billing.PATHS:
-            _require(method, "GET", "HEAD")
+            require(method, "GET", "HEAD")
             await self._bill(path, scope, send)
         elif path in MODEL_ROUTES and not ollama_door.is_ours(path):
-            _require(method, "POST")
+            require(method, "POST")
         elif not ollama_door.is_ours(path):
             raise NotFound(self._no_such_path(path))
         else:
@@ -258,8 +267,3 @@ class App:
 def dialect(path: str) -> Wire:
     """Whose error shape a caller of this path understands."""
     return OLLAMA if ollama_door.is_ours(path) else OPENAI
-
-
-def _require(method: str, *allowed: str) -> None:
-    if method not in allowed:
-        raise MethodNotAllowed(f"this path takes {' and '.join(allowed)}, not {method}", ", ".join(allowed))

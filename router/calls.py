@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from providers.call import Call
-from providers.errors import InternalError, InvalidRequest, Overloaded, SwitchyardError
+from providers.errors import InvalidRequest, Overloaded, SwitchyardError
 from providers.jsontext import read_object
 from providers.wire import Stamp, Wire
 from router import routing
 from router.allowance import headers as limit_headers
 from router.engine import Job
-from router.http import ClientGone, Headers, Receive, Scope, Send, header, read_body, reply, reply_error
+from router.http import ClientGone, Headers, Receive, Scope, Send, header, internal_error, read_body, reply, reply_error
 from router.known import Known
 from router.ledger import Ask, Hold
 from router.routing import Plan, Rights
@@ -144,10 +144,8 @@ class Calls:
                 raise
         except SwitchyardError as error:
             await self._refuse(send, wire, trace, answer, error)
-        except Exception:  # noqa: BLE001 - a bug of ours: the caller gets a clean 500, the log the traceback, and the server goes on
-            _log.exception("request %s failed inside the router", trace.request_id)
-            ours = InternalError(f"the router failed on this request; its id is {trace.request_id}")
-            await self._refuse(send, wire, trace, answer, ours)
+        except Exception as bug:  # noqa: BLE001 - a bug of ours: the caller gets a clean 500, the log the traceback, and the server goes on
+            await self._refuse(send, wire, trace, answer, internal_error(_log, trace.request_id, bug))
         finally:
             connection.on_lost = None
             watch.close()

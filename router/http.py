@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import orjson
 
-from providers.errors import LimitReached, MethodNotAllowed, SwitchyardError, TooLarge, UnsupportedMedia
+from providers.errors import InternalError, LimitReached, MethodNotAllowed, SwitchyardError, TooLarge, UnsupportedMedia
 from providers.wire import Wire
 
 Scope = MutableMapping[str, Any]
@@ -83,6 +84,18 @@ async def reply_json(
     send: Send, status: int, value: Mapping[str, Any], headers: Sequence[tuple[bytes, bytes]] = ()
 ) -> None:
     await reply(send, status, orjson.dumps(value), JSON, headers)
+
+
+def require(method: str, *allowed: str) -> None:
+    """Raises MethodNotAllowed."""
+    if method not in allowed:
+        raise MethodNotAllowed(f"this path takes {' and '.join(allowed)}, not {method}", ", ".join(allowed))
+
+
+def internal_error(log: logging.Logger, request_id: str, bug: Exception) -> InternalError:
+    """A clean 500 for a bug of ours, whose traceback goes to the log."""
+    log.error("request %s failed inside the router", request_id, exc_info=bug)
+    return InternalError(f"the router failed on this request; its id is {request_id}")
 
 
 async def reply_error(

@@ -9,9 +9,9 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from providers.errors import InternalError, MethodNotAllowed, NotFound, SwitchyardError, Unauthorized
+from providers.errors import NotFound, SwitchyardError, Unauthorized
 from providers.wires.openai import WIRE as OPENAI
-from router.http import Receive, Scope, Send, header, reply, reply_error, reply_json
+from router.http import Receive, Scope, Send, header, internal_error, reply, reply_error, reply_json, require
 from router.metric_text import CONTENT_TYPE
 from router.networks import is_local
 from router.runtime import Runtime
@@ -111,12 +111,9 @@ class MetricsDoor:
             handler = self._paths.get(scope["path"])
             if handler is None:
                 raise NotFound(f"this listener answers {', '.join(self._paths)} only")
-            if scope["method"] not in ("GET", "HEAD"):
-                raise MethodNotAllowed("this path takes GET and HEAD", "GET, HEAD")
+            require(scope["method"], "GET", "HEAD")
             await handler(scope, receive, send)
         except SwitchyardError as error:
             await reply_error(send, OPENAI, error, request_id)
-        except Exception:  # noqa: BLE001 - a bug of ours: a clean 500 for the caller, the traceback for the log
-            _log.exception("request %s failed inside the router", request_id)
-            failed = InternalError(f"the router failed on this request; its id is {request_id}")
-            await reply_error(send, OPENAI, failed, request_id)
+        except Exception as bug:  # noqa: BLE001 - a bug of ours: a clean 500 for the caller, the traceback for the log
+            await reply_error(send, OPENAI, internal_error(_log, request_id, bug), request_id)

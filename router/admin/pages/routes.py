@@ -27,7 +27,7 @@ from router.admin.pages.security import (
 )
 from router.admin.pages.sessions import LONGEST, Sessions, Viewer
 from router.admin.pages.signin import SignIn, SignInRefused, read_form
-from router.http import ClientGone, Receive, Scope, Send, header, reply
+from router.http import ClientGone, Receive, Scope, Send, header, reply, require
 from router.keys import Keys
 from router.overview import Overviews
 from router.throttle import Throttle
@@ -134,7 +134,7 @@ class Pages:
     async def _dispatch(self, asked: Asked) -> None:
         method = asked.scope["method"]
         if asked.path.startswith(BELOW):
-            _require(method, _READ)
+            require(method, *_READ)
             await self._static(asked)
             return
         found = self._routes.get(asked.path)
@@ -146,7 +146,7 @@ class Pages:
             # Enter in the address bar, after a form was refused.
             await self._redirect(asked, [])
             return
-        _require(method, allowed)
+        require(method, *allowed)
         if method == "POST" and not ours(asked.scope["headers"]):
             if asked.path == f"{PATH}/sign-in":
                 await self._sign_in_page(asked, 403, "cross_site")
@@ -383,11 +383,6 @@ class Pages:
 
 
 _READ: Final = ("GET", "HEAD")
-
-
-def _require(method: str, allowed: Sequence[str]) -> None:
-    if method not in allowed:
-        raise MethodNotAllowed(f"this page takes {' and '.join(allowed)}", ", ".join(allowed))
 
 
 def _zone(numbers: Any) -> str:
