@@ -28,8 +28,8 @@ from router.config_hosts import proxy_problem, redis_problem
 from router.config_yaml import Expanded, KeyPath
 from router.limits import LARGEST
 from router.networks import network_problem
+from router.secret_file import named, read_secret
 
-MAX_SECRET_BYTES: Final = 64 * 1024
 SHORTEST_METRICS_TOKEN: Final = 16
 
 # -- what a loader reports ----------------------------------------------------------------------------------------
@@ -115,22 +115,17 @@ def _optional_text(value: object) -> object:
 
 def _secret(value: object) -> object:
     """`file:/run/secrets/x` is replaced by what the file holds, without the newline that editors leave at its end."""
-    if not isinstance(value, str) or not value.startswith("file:"):
+    path = named(value) if isinstance(value, str) else None
+    if path is None:
         return value
-    path = Path(value.removeprefix("file:"))
     if not path.is_absolute():
         raise PydanticCustomError("secret_file", "must name an absolute path after file:")
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_SECRET_BYTES + 1)
+        return read_secret(path)
     except OSError as error:
         raise PydanticCustomError("secret_file", "cannot read {path}: {why}", _why(path, error)) from error
-    if len(data) > MAX_SECRET_BYTES:
-        raise PydanticCustomError("secret_file", "{path} is too large for a secret", {"path": str(path)})
-    try:
-        return data.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise PydanticCustomError("secret_file", "{path} is not text", {"path": str(path)}) from error
+    except ValueError as error:
+        raise PydanticCustomError("secret_file", "{path} {why}", {"path": str(path), "why": str(error)}) from error
 
 
 def _why(path: Path, error: OSError) -> dict[str, str]:

@@ -24,6 +24,7 @@ from zlib import crc32
 
 from providers.errors import Unauthorized
 from router.embedded import StoreError
+from router.secret_file import named, read_secret
 
 PREFIX: Final = "sk-sy-"
 ADMIN_PREFIX: Final = "sy-admin-"
@@ -133,12 +134,13 @@ def load_peppers(data_dir: Path, environ: Mapping[str, str]) -> tuple[bytes, ...
 
 
 def _named(text: str) -> str:
-    if not text.startswith("file:"):
+    path = named(text)
+    if path is None:
         return text
     try:
-        return Path(text.removeprefix("file:")).read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        return read_secret(path)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"it {error}"
         raise StoreError(f"SWITCHYARD_PEPPER names a file that cannot be read: {why}") from error
 
 

@@ -21,6 +21,7 @@ from urllib.request import Request, urlopen
 import typer
 
 from router.cli.common import fail, read_config
+from router.secret_file import named, read_secret
 
 if TYPE_CHECKING:
     from router.keys import Keys
@@ -154,13 +155,13 @@ def remote(
 
 def _read_token(text: str) -> str:
     """The token, also where it is told as the router is told it: `file:/path`."""
-    if not text.startswith("file:"):
+    path = named(text)
+    if path is None:
         return text
-    path = Path(text.removeprefix("file:"))
     try:
-        return path.read_text("utf-8").strip()
+        return read_secret(path)
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is not text"
+        why = error.strerror if isinstance(error, OSError) else f"it {error}"
         fail(f"the admin token cannot be read from {path}: {why}", 2)
 
 
