@@ -24,6 +24,10 @@ Row = tuple[tuple[str, ...], float]
 """Label values and the value."""
 
 
+Values = Sequence[tuple[Sequence[str], Sequence[float]]]
+"""Label values and numbers: one, or those of a histogram (its buckets, what is beyond them, and the sum)."""
+
+
 def key_of(name: str, labels: Sequence[str]) -> str:
     """How a set of labels is named in a file."""
     return "\0".join((name, *(_text(label) for label in labels)))
@@ -75,10 +79,8 @@ class Board:
                 lines.append(f"{_start(family.full, family.labels, labels)}{float(value)!r}\n")
             yield "".join(lines)
 
-    def values(
-        self, more: Mapping[str, Sequence[Row]]
-    ) -> Iterator[tuple[Family, list[tuple[Sequence[str], list[float]]]]]:
-        """The same as numbers: the labels' values, and one number or those of a histogram."""
+    def values(self, more: Mapping[str, Sequence[Row]]) -> Iterator[tuple[Family, Values]]:
+        """The same as numbers."""
         for family in self._families:
             found: list[tuple[Sequence[str], list[float]]] = []
             for one in (one for half in self._shelves for one in half.of(family.name)):

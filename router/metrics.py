@@ -18,7 +18,7 @@ from typing import Final, get_args
 from providers.errors import LimitReached
 from router.limits import NAMES
 from router.metric_table import BY_NAME, NONE, Family
-from router.metric_text import ABSENT, Board, Row, key_of
+from router.metric_text import ABSENT, Board, Row, Values, key_of
 from router.metrics_files import Entry, Shelf
 from router.routing import Plan, Target
 from router.settlement import Bill, Mark
@@ -33,7 +33,6 @@ PUBLISH_PACE: Final = 1.0
 STORE_ERRORS: Final = ("not_sent", "unanswered", "refused")
 """What becomes of questions to the store that fail."""
 
-Values = list[tuple[Family, list[tuple[Sequence[str], list[float]]]]]
 Rows = Mapping[str, Sequence[Row]]
 """Rows of gauges by the family's name."""
 
@@ -143,9 +142,9 @@ class Metrics:
         self.overshot: Callable[[], None] = self.counter("quota_overshoots_total").of().inc
         self.decided: Callable[[float], None] = self.histogram("redis_decision_seconds").of().observe
         """Takes the seconds of one decision."""
-        self.in_flight = self._numbers("requests_in_flight", self._gauges).of()
-        self._numbers("workers", self._gauges).of().set(1)
-        self._numbers("build_info", self._gauges).of(version).set(1)
+        self.in_flight = Numbers("requests_in_flight", self._gauges).of()
+        Numbers("workers", self._gauges).of().set(1)
+        Numbers("build_info", self._gauges).of(version).set(1)
         self.in_flight.set(0)
         # Series of counters that are rarely counted stand from the start: a rate needs a value before the first one.
         for mark in get_args(Mark):
@@ -161,18 +160,15 @@ class Metrics:
     # --- declaring
 
     def counter(self, name: str) -> Numbers:
-        return self._numbers(name, self._counters)
+        return Numbers(name, self._counters)
 
     def histogram(self, name: str) -> Histograms:
         return Histograms(name, self._counters)
 
-    def _numbers(self, name: str, shelf: Shelf) -> Numbers:
-        return Numbers(name, shelf)
-
     def gauge(self, name: str, read: Callable[[], float | None]) -> None:
         """A gauge that is read when scraped; None for no value. What other workers show of it may be as old as the
         last `publish`."""
-        child = self._numbers(name, self._gauges).of()
+        child = Numbers(name, self._gauges).of()
 
         def publish() -> None:
             value = read()
@@ -183,7 +179,7 @@ class Metrics:
 
     def gauges(self, name: str, read: Callable[[], Mapping[tuple[str, ...], float]]) -> None:
         """The same for one with labels: values by the labels' values. Those that are named no longer are gone."""
-        numbers = self._numbers(name, self._gauges)
+        numbers = Numbers(name, self._gauges)
 
         def publish() -> None:
             values = read()
@@ -338,7 +334,7 @@ class Metrics:
         return more
 
 
-def _openmetrics(families: Values) -> bytes:
+def _openmetrics(families: Sequence[tuple[Family, Values]]) -> bytes:
     from router import openmetrics  # the library, for those who ask
 
     return openmetrics.text(families)

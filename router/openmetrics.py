@@ -13,9 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from router.metric_table import Family
-
-Values = Sequence[tuple[Sequence[str], Sequence[float]]]
-"""Label values and numbers: one, or those of a histogram (its buckets, what is beyond them, and the sum)."""
+from router.metric_text import Values
 
 
 def text(families: Iterable[tuple[Family, Values]]) -> bytes:
