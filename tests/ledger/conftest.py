@@ -10,6 +10,7 @@ import redis
 
 from tests.ledger import books
 from tests.ledger.books import Books
+from tests.ledger.story import DAY, Story
 
 
 @pytest.fixture(scope="session", params=["valkey", "redis"])
@@ -32,3 +33,15 @@ def account(client: redis.Redis) -> Books:
     account = Books(client)
     account.clear()
     return account
+
+
+@pytest.fixture
+def story(account: Books) -> Story:
+    return Story(account)
+
+
+@pytest.fixture
+def patient(story: Story) -> Story:
+    """The same with leases that never end."""
+    story.lease = 1000 * DAY
+    return story

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -24,84 +23,29 @@ from tests.ledger.model import (
     DONE,
     EXPIRED,
     HELD,
-    NOTHING,
     OK,
-    PLACES,
     RATE,
     REFUSED,
     SPENT,
     STALE,
     TOO_LARGE,
-    Bill,
     Check,
 )
-
-REQUESTS, TOKENS, COST = 1, 2, 3
-NOW = 1_795_000_000_250
-"""2026-11-18 11:06:40.250 UTC."""
-MIDNIGHT = 1_795_046_400
-HOUR, DAY = 3600, 86_400
-LEASE = 30_000
-HOURS = str(NOW // 1000 // HOUR)
-
-
-def budget(limit: int, amount: int, name: str = "budget_total", start: int = 0, stop: int = 0, of: int = COST) -> Check:
-    return Check("b", "n:k1", name, limit, amount, start, stop, of)
-
-
-def rate(limit: int, amount: int = 1, name: str = "rpm", of: int = REQUESTS) -> Check:
-    return Check("w", f"w:k1:{name}", name, limit, amount, 0, 0, of)
-
-
-def places(limit: int) -> Check:
-    return budget(limit, 1, "concurrency", of=PLACES)
-
-
-def bill(cost: int = 0, tokens: int = 0, requests: int = 1, row: str = '{"id":"c"}') -> Bill:
-    metrics = tuple(
-        (f"gpt-4.1\topenai\t{name}", amount) for name, amount in (("calls", 1), ("in", tokens), ("cost", cost))
-    )
-    return Bill(requests, tokens, cost, "k1\t", metrics, HOURS, "2026-11-18", row)
-
-
-class Story:
-    """What happens to one account, at times in milliseconds after `NOW`."""
-
-    def __init__(self, account: Books) -> None:
-        self.account = account
-        self.calls = 0
-        self.lease = LEASE
-
-    def run(self, after: int, command: Command) -> Any:
-        self.account.at(NOW + after)
-        return self.account.run(command)
-
-    def reserve(self, after: int, *checks: Check, call: str = "", **facts: Any) -> Any:
-        self.calls += 1
-        return self.run(after, books.reserve(call or f"c{self.calls}", HOURS, checks, self.lease, **facts))
-
-    def settle(self, after: int, call: str, *checks: Check, used: Bill = NOTHING) -> Any:
-        return self.run(after, books.settle(call, HOURS, checks, used, "k1"))
-
-    def beat(self, after: int, call: str, *checks: Check, used: Bill | None = None) -> Any:
-        return self.run(after, books.beat(LEASE, ["key:k1"], [(call, HOURS, checks, used)]))
-
-    def counter(self, name: str = "budget_total") -> tuple[int, int]:
-        """Spent and held."""
-        return self.account.seen().counters["n:k1", name][1:]
-
-
-@pytest.fixture
-def story(account: Books) -> Story:
-    return Story(account)
-
-
-@pytest.fixture
-def patient(story: Story) -> Story:
-    """The same with leases that never end."""
-    story.lease = 1000 * DAY
-    return story
-
+from tests.ledger.story import (
+    COST,
+    DAY,
+    HOUR,
+    HOURS,
+    LEASE,
+    MIDNIGHT,
+    NOW,
+    TOKENS,
+    Story,
+    bill,
+    budget,
+    places,
+    rate,
+)
 
 # --- rate windows
 
@@ -541,62 +485,6 @@ def test_all_keys_of_an_account_lie_in_one_slot(story: Story) -> None:
     keys: list[bytes] = [key for key in story.account.ask("KEYS", "*") if not key.startswith(PREFIX.encode() + b"test")]
     assert len(keys) == 13
     assert {key_slot(key) for key in keys} == {key_slot(books.TEAM.encode())}
-
-
-def test_pages_read_sums_and_the_day_s_keys_in_order(story: Story) -> None:
-    story.reserve(0, call="a")
-    story.settle(0, "a", used=bill(cost=5, tokens=70))
-    story.reserve(0, call="b")
-    story.settle(0, "b", used=bill(cost=2, tokens=30))
-    checks = (rate(1, name="rpm"),)
-    for call in "cdef":
-        story.run(0, books.reserve(call, HOURS, checks, row=f'{{"id":"{call}"}}', key="k1", day="2026-11-18"))
-    sums = story.account.seen().sums
-    assert sums[f"sh:{HOURS}"] == {
-        "gpt-4.1\topenai\tcalls": 2,
-        "gpt-4.1\topenai\tin": 100,
-        "gpt-4.1\topenai\tcost": 7,
-        "\t\trefused": 3,
-    }
-    assert sums[f"rh:{HOURS}"] == {"k1": 3, "k1\trpm": 3}
-    assert story.account.seen().used_models == {"km:k1:2026-11-18": {"gpt-4.1\topenai"}}
-    assert sums["top:2026-11-18:cost"] == {"k1": 7}
-    assert sums["top:2026-11-18:tokens"] == {"k1": 100}
-    assert sums["top:2026-11-18:refused"] == {"k1": 3}
-
-
-def test_errors_are_told_apart_and_a_key_s_first_refusal_with_them(story: Story) -> None:
-    failing = replace(bill(row='{"id":"bad"}'), metrics=(("m\tp\tcalls", 1), ("m\tp\terrors", 1)))
-    story.reserve(0, call="bad")
-    story.settle(0, "bad", used=failing)
-    story.reserve(0, call="good")
-    story.settle(0, "good", used=bill())
-    story.reserve(0, call="lost")
-    story.run(LEASE + 1, books.sweep())
-    checks = (rate(0, name='rpm["x*]'),)
-    for call in ("r1", "r2"):
-        story.run(LEASE, books.reserve(call, HOURS, checks, row=f'{{"id":"{call}"}}', key="k1", day="2026-11-18"))
-    rows = [json.loads(fields[b"r"]) for _, fields in story.account.ask("XRANGE", PREFIX + "errors", "-", "+")]
-    assert rows[:2] == [{"id": "bad"}, {"id": "lost", "lost": True}]
-    assert rows[2:] == [{"id": "r1", "status": 429, "outcome": "limit", "limit": 'rpm["x*]'}]
-
-
-def test_models_beyond_a_number_are_summed_together(story: Story) -> None:
-    many = 250
-    for number in range(many):
-        where = f"made-up-{number}\twide"
-        used = tuple((f"{where}\t{name}", 1) for name in ("calls", "in", "out", "cost", "estimated"))
-        story.reserve(0, call=f"c{number}")
-        story.settle(0, f"c{number}", used=replace(bill(), metrics=used))
-    seen = story.account.seen()
-    hour = seen.sums[f"sh:{HOURS}"]
-    assert 1000 <= len(hour) <= 1010
-    assert sum(amount for name, amount in hour.items() if name.endswith("\tcalls")) == many
-    assert hour["other\twide\tcalls"] == many - 200
-    assert len(seen.used_models["km:k1:2026-11-18"]) == 50
-    assert seen.sums["kr:k1:2026-11-18"] == {
-        f"{HOURS}\t{name}": many - 50 for name in ("calls", "in", "out", "cost", "estimated")
-    }
 
 
 @contextmanager
