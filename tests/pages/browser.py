@@ -33,9 +33,13 @@ window.reports = [];
 addEventListener("securitypolicyviolation", (event) => {
   window.reports.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`);
 });
-window.shifts = 0;
+window.shifts = [];
 new PerformanceObserver((list) => {
-  for (const shift of list.getEntries()) if (!shift.hadRecentInput) window.shifts += shift.value;
+  const box = (rect) => `(${[rect.x, rect.y, rect.width, rect.height].join(" ")})`;
+  const name = (node) => (node?.outerHTML ?? node?.parentElement?.outerHTML ?? "gone").slice(0, 200);
+  const told = (source) => `${box(source.previousRect)} to ${box(source.currentRect)}: ${name(source.node)}`;
+  for (const shift of list.getEntries())
+    if (!shift.hadRecentInput) window.shifts.push(`${shift.value} ${shift.sources.map(told).join("; ")}`);
 }).observe({ type: "layout-shift" });
 """
 

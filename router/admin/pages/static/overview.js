@@ -177,7 +177,18 @@
     });
   }
 
-  addEventListener("pagehide", () => stream.close());
+  function leave() {
+    stream.close();
+    htmx.trigger(main, "htmx:abort");
+  }
+
+  addEventListener("pagehide", leave);
+  addEventListener("submit", (event) => {
+    // Signing out: what is asked from here on would only be refused.
+    if (event.defaultPrevented) return;
+    leave();
+    document.body.addEventListener("htmx:beforeRequest", (asking) => asking.preventDefault());
+  });
   addEventListener("pageshow", (event) => {
     if (event.persisted) location.reload(); // back from the browser's memory, where time stood still
   });
