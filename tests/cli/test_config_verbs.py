@@ -15,7 +15,7 @@ import pytest
 
 from router.cli.main import VERBS
 from router.config_schema import schema_text
-from tests.simulators.ports import free_port
+from tests.simulators.ports import refused_port
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """
@@ -186,7 +186,7 @@ def test_providers_are_reached(tmp_path: Path, server: str) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(
         f"providers:\n  up: {{vendor: ollama, base_url: '{server}'}}\n"
-        f"  down: {{vendor: ollama, base_url: '127.0.0.1:{free_port()}'}}\n  dark: {{vendor: gemini}}\n"
+        f"  down: {{vendor: ollama, base_url: '127.0.0.1:{refused_port()}'}}\n  dark: {{vendor: gemini}}\n"
     )
     path = str(file)
     up = run("providers", "test", "up", "-c", path)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from router.local_weights import missing
 from tests.demo_traffic.vendors import Told
 from tests.simulators.router import KEY_VARIABLE
-from tests.simulators.server import free_port
+from tests.simulators.server import refused_port
 
 USD_CNY: Final = 7.2
 MILLION: Final = 1_000_000
@@ -90,7 +90,7 @@ def config(urls: Mapping[str, str], directory: Path, *, port: int | None = None,
     def cloud(vendor: str, path: str, name: str, **more: Any) -> dict[str, Any]:
         return {"vendor": vendor, "base_url": f"{urls[name]}{path}", "api_key": key, "timeouts": dict(slow), **more}
 
-    nobody = f"http://127.0.0.1:{free_port()}/v1"
+    nobody = f"http://127.0.0.1:{refused_port()}/v1"
     gpu: dict[str, Any] = {"vendor": "ollama", "base_url": urls["gpu"], "local": True, "timeouts": dict(slow)}
     providers: dict[str, Any] = {
         "openai": cloud("openai", "/v1", "openai"),

@@ -74,9 +74,9 @@ def test_strange_usage(client: Client, cloud: Simulator, fresh: Callable[[str], 
 
 def test_everything_is_down(module_serve: Callable[..., RouterProcess], local: Simulator) -> None:
     """Cloud and local model refuse, or their name does not exist: 502 or 503 in the dialect, soon."""
-    from tests.simulators.server import free_port
+    from tests.simulators.server import refused_port
 
-    config = providers(f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}")
+    config = providers(f"http://127.0.0.1:{refused_port()}", f"http://127.0.0.1:{refused_port()}")
     row = {"vendor": "openai-compatible", "base_url": "http://no-such-host.invalid/v1", "timeouts": {"connect": 1}}
     config["providers"]["nowhere"] = {**row, "api_key": f"${{{KEY_VARIABLE}}}"}
     router = module_serve(config)

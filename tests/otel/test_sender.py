@@ -22,7 +22,7 @@ from tests.otel.calls import ended
 from tests.otel.conftest import QUICK, config, post
 from tests.simulators.client import Client
 from tests.simulators.router import ROOT
-from tests.simulators.server import Simulator, free_port
+from tests.simulators.server import Simulator, refused_port
 
 if TYPE_CHECKING:
     from tests.otel.collector import Collector
@@ -251,7 +251,7 @@ async def test_a_collector_that_refuses(
 async def test_a_collector_that_is_not_there(
     monkeypatch: pytest.MonkeyPatch, needs_extra: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sender = opened(monkeypatch, f"http://127.0.0.1:{free_port()}")
+    sender = opened(monkeypatch, f"http://127.0.0.1:{refused_port()}")
     began = time.monotonic()
     for _ in range(300):
         sender.ended(ended(sender))
@@ -329,7 +329,7 @@ def test_calls_of_a_router_whose_collector_is_away(
     serve: Serve, needs_extra: None, cloud: Simulator, local: Simulator
 ) -> None:
     quick = {**QUICK, "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
-    router = serve(config(cloud, local, otlp_endpoint=f"http://127.0.0.1:{free_port()}"), quick)
+    router = serve(config(cloud, local, otlp_endpoint=f"http://127.0.0.1:{refused_port()}"), quick)
     body = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}]}
     for _ in range(20):
         assert post(router, "/v1/chat/completions", body)[0] == 200

@@ -26,7 +26,7 @@ from tests.router.test_store_away import NOBODY_ELSE, store_at
 from tests.simulators import scripts
 from tests.simulators.client import OPENAI, Client
 from tests.simulators.router import KEY_VARIABLE, RouterProcess, providers
-from tests.simulators.server import Simulator, free_port
+from tests.simulators.server import Simulator, free_port, refused_port
 
 Serve = Callable[..., RouterProcess]
 KEY = f"${{{KEY_VARIABLE}}}"
@@ -61,7 +61,7 @@ def house(module_serve: Serve, cloud: Simulator, tmp_path_factory: pytest.TempPa
         more = {
             "off": {"vendor": "openai", "enabled": False},
             "keyless": {"vendor": "openai", "api_key": "${NO_SUCH_KEY:-}"},
-            "gone": {"vendor": "ollama", "base_url": f"http://127.0.0.1:{free_port()}"},
+            "gone": {"vendor": "ollama", "base_url": f"http://127.0.0.1:{refused_port()}"},
             "narrow": {
                 "vendor": "openai-compatible", "base_url": f"{cloud.url}/v1", "api_key": KEY,
                 "max_concurrency": 1, "queue": 2,

@@ -19,7 +19,7 @@ from router.credentials import new_credential, new_id
 from router.embedded import find_binary
 from tests.simulators.client import CLIENTS, OPENAI, Client
 from tests.simulators.router import RouterProcess, providers
-from tests.simulators.server import Simulator, free_port
+from tests.simulators.server import Simulator, free_port, refused_port
 
 Serve = Callable[..., RouterProcess]
 QUICK = 0.3
@@ -125,7 +125,7 @@ def test_from_a_start_without_it_to_calls(
 
 
 def test_an_end_while_the_store_is_away(serve: Serve, cloud: Simulator, local: Simulator) -> None:
-    config = {**providers(cloud.url, local.url), "redis": {"url": f"redis://127.0.0.1:{free_port()}/0"}}
+    config = {**providers(cloud.url, local.url), "redis": {"url": f"redis://127.0.0.1:{refused_port()}/0"}}
     router = serve(config)
     began = time.monotonic()
     assert router.stop() == 0

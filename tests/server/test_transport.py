@@ -18,7 +18,7 @@ from providers.vendor import UpstreamRequest
 from router.transport import HIGH_WATER, MAX_HEADER_BYTES, HttpTransport, Route
 from tests.simulators.dialects import dialect_of
 from tests.simulators.scripts import SCRIPTS
-from tests.simulators.server import Exchange, Script, Simulator, free_port
+from tests.simulators.server import Exchange, Script, Simulator, refused_port
 
 TEXT = b'{"choices": []}' * 20
 Use = Callable[[HttpTransport], Awaitable[Any]]
@@ -423,7 +423,7 @@ def test_a_body_is_bounded(run: Run, host: Simulator) -> None:
 def test_places_that_cannot_be_reached(run: Run) -> None:
     async def use(transport: HttpTransport) -> None:
         with pytest.raises(Unreachable, match="refused"):
-            await transport.open(Route(f"http://127.0.0.1:{free_port()}"), ask())
+            await transport.open(Route(f"http://127.0.0.1:{refused_port()}"), ask())
         for url in ("ftp://127.0.0.1/x", "http:///x", "nonsense"):
             with pytest.raises(Unreachable):
                 await transport.open(Route(url), ask())

@@ -16,6 +16,7 @@ from itertools import cycle, islice
 FIRST, LAST = 10_240, 32_000
 SHARES = 16
 """Processes of one run that get ports of their own."""
+_held: list[socket.socket] = []
 
 
 @cache
@@ -42,3 +43,18 @@ def free_ports(number: int) -> list[int]:
 
 def free_port() -> int:
     return free_ports(1)[0]
+
+
+def refused_port() -> int:
+    """A port where nothing listens as long as this process lives: it is held, so that no server of another run takes
+    it."""
+    for port in _own():
+        held = socket.socket()
+        try:
+            held.bind(("127.0.0.1", port))
+        except OSError:
+            held.close()
+            continue
+        _held.append(held)
+        return port
+    raise AssertionError("the ports never end")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulators.dialects import SECRET
-from tests.simulators.server import free_port
+from tests.simulators.server import free_port, refused_port
 
 ROOT = Path(__file__).parents[2]
 KEY_VARIABLE = "SIMULATED_KEY"
@@ -212,7 +212,7 @@ def providers(cloud_url: str, local_url: str, **more: Any) -> dict[str, Any]:
         "providers": {
             "cloud": cloud(cloud_url, PATIENT),
             "hasty": cloud(cloud_url, HASTY),
-            "down": cloud(f"http://127.0.0.1:{free_port()}", PATIENT),
+            "down": cloud(f"http://127.0.0.1:{refused_port()}", PATIENT),
             "local": {"vendor": "ollama", "base_url": local_url, "local": True, "timeouts": dict(PATIENT)},
             **more,
         },

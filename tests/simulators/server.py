@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
 from tests.simulators.ports import free_port as free_port
+from tests.simulators.ports import refused_port as refused_port
 
 Script = Callable[["Exchange"], Awaitable[None]]
 
