@@ -10,6 +10,7 @@ from router.loaded import LoadedModels
 from router.metric_labels import Admitted, ModelLabels
 from router.prices import Prices
 from router.provider_state import down
+from router.routing import Plan
 from router.snapshot import Snapshot, Target
 from router.team_gauges import TeamGauges
 
@@ -25,7 +26,7 @@ class Gauges:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.admitted = Admitted()
+        self._admitted = Admitted()
         self._labels: tuple[Snapshot, Prices, ModelLabels] | None = None
         self._loaded = LoadedModels(
             runtime.http, lambda: tuple(runtime.snapshot.providers.values()), lambda: self._model_labels
@@ -67,12 +68,16 @@ class Gauges:
         """How the metrics name a target's model."""
         return self._model_labels.of(target)
 
+    def route(self, plan: Plan | None, asked: str | None) -> str:
+        """How the metrics name what was asked for."""
+        return self._model_labels.route(plan, asked)
+
     @property
     def _model_labels(self) -> ModelLabels:
         snapshot, prices, known = self._runtime.snapshot, self._runtime.prices, self._labels
         if known is None or known[0] is not snapshot or known[1] is not prices:
             priced = [(name, model) for name, row in snapshot.providers.items() for model in prices.names(row)]
-            known = self._labels = (snapshot, prices, ModelLabels(snapshot, priced, self.admitted))
+            known = self._labels = (snapshot, prices, ModelLabels(snapshot, priced, self._admitted))
         return known[2]
 
     def _why_down(self) -> dict[str, str]:

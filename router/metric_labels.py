@@ -34,35 +34,16 @@ class Admitted:
         return name in names
 
 
-def route_label(
-    plan: Plan | None, snapshot: Snapshot, asked: str | None = None, admitted: Admitted | None = None
-) -> str:
-    """The name that was asked for: of the config, a pattern of it, or discovered; `other` for what resolved to none of
-    these. asked: the name of a call that was refused before it had a plan; None where it was not read."""
-    if plan is not None:
-        if plan.matched.startswith("pattern:"):
-            return plan.matched.removeprefix("pattern:")
-        asked = plan.asked_model
-    if not asked or len(asked) > MAX_MODEL_NAME:
-        return OTHER
-    entry = snapshot.entry(asked)
-    if plan is None and (entry is None or entry.kind != "configured"):
-        found = nearest(asked, snapshot.patterns)
-        if found is not None:
-            return found[0].text
-    if entry is None or (entry.kind != "configured" and admitted is not None and not admitted.take("", entry.id)):
-        return OTHER
-    return entry.id
-
-
 class ModelLabels:
-    """The labels of a snapshot's models. Spellings that an Ollama takes for one are one."""
+    """The labels of a snapshot's models, and of the names that are asked for. Spellings that an Ollama takes for one
+    are one."""
 
     def __init__(
         self, snapshot: Snapshot, priced: Iterable[tuple[str, str]] = (), admitted: Admitted | None = None
     ) -> None:
         """priced: providers and models that have a price of their own; admitted: which names of model lists are
         labels, kept from one snapshot to the next."""
+        self._snapshot = snapshot
         self._admitted = admitted or Admitted()
         self._known: dict[str, dict[str, str]] = {name: {} for name in snapshot.providers}
         self._listed: dict[str, dict[str, str]] = {name: {} for name in snapshot.providers}
@@ -87,3 +68,25 @@ class ModelLabels:
         listed = self._listed[provider]
         found = listed.get(model) or listed.get(name)
         return found if found is not None and self._admitted.take(provider, name) else OTHER
+
+    def route(self, plan: Plan | None, asked: str | None = None) -> str:
+        """The name that was asked for: of the config, a pattern of it, discovered, or `provider/model` where that model
+        has a label; `other` for what is none of these. asked: the name of a call that was refused before it had a plan;
+        None where it was not read."""
+        snapshot = self._snapshot
+        if plan is not None:
+            if plan.matched.startswith("pattern:"):
+                return plan.matched.removeprefix("pattern:")
+            asked = plan.asked_model
+        if not asked or len(asked) > MAX_MODEL_NAME:
+            return OTHER
+        entry = snapshot.entry(asked)
+        if plan is None and (entry is None or entry.kind != "configured"):
+            found = nearest(asked, snapshot.patterns)
+            if found is not None:
+                return found[0].text
+        if entry is not None:
+            return entry.id if entry.kind == "configured" or self._admitted.take("", entry.id) else OTHER
+        provider, _, model = asked.partition("/")
+        label = self.named(provider, model)
+        return f"{provider}/{label}" if label != OTHER else OTHER

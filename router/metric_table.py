@@ -54,8 +54,9 @@ class Family:
 LABELS: Final[Mapping[str, tuple[str, str]]] = {
     "dialect": ("the API that the client speaks: `openai`, `ollama` ...", "客户端使用的 API：`openai`、`ollama` 等"),
     "route": (
-        "the name that was asked for: a name or pattern of `models`, or a discovered name; anything else is `other`",
-        "请求的模型名：`models` 中的名称或模式，或自动发现的名称；其余为 `other`",
+        "the name that was asked for: a name or pattern of `models`, a discovered name, or"
+        " `provider/model` where `model` is a known one; anything else is `other`",
+        "请求的模型名：`models` 中的名称或模式、自动发现的名称，或已知模型的 `provider/model`；其余为 `other`",
     ),
     "provider": (
         "a provider of the config; `none` where nobody answered",

@@ -48,7 +48,6 @@ from router.ledger import Hold, Ledger
 from router.litellm_transport import LitellmTransport
 from router.litellm_transport import missing as litellm_missing
 from router.local_model import LocalModel, ModelState
-from router.metric_labels import route_label
 from router.metrics import Metrics
 from router.networks import client_address
 from router.otel import Sender, open_telemetry
@@ -358,7 +357,7 @@ class Runtime:
         now = self.monotonic()
         call = trace.call
         asked = call.asked_model if call is not None else None
-        label = route_label(trace.plan, self.snapshot, asked, self.gauges.admitted)
+        label = self.gauges.route(trace.plan, asked)
         answered = trace.answered
         told = {
             "status": 499 if trace.client_gone else trace.status,

@@ -13,7 +13,7 @@ from providers.errors import ModelNotFound
 from providers.events import Usage
 from providers.vendor import ModelFacts
 from router.config import load_config
-from router.metric_labels import LONGEST, MOST_LISTED, Admitted, ModelLabels, route_label
+from router.metric_labels import LONGEST, MOST_LISTED, Admitted, ModelLabels
 from router.metrics import Metrics
 from router.prices import load_prices
 from router.routing import Rights, plan
@@ -79,7 +79,7 @@ def test_ten_thousand_invented_names_make_one_series(tmp_path: Path) -> None:
                 trace.first_content = 0.1
                 part = Part(trace.answered, Usage(1, 2, 3, 4, 5), 0, 6, False, True)
                 bill = Bill("measured", 1, 2, 6, False, Usage(), {}, (part,))
-            metrics.observe(trace, route_label(trace.plan, snapshot), 1.0, bill, labels.of)
+            metrics.observe(trace, labels.route(trace.plan), 1.0, bill, labels.of)
             if number in (300, names - 1):
                 seen.append(lines(metrics))
         assert seen[0] == seen[1], prefix
@@ -101,7 +101,7 @@ def test_a_server_with_other_names_at_every_look_makes_no_series_without_end(tmp
         snapshot = compile_snapshot(config, discovered={"box": [ModelFacts(name) for name in [*names, "slow"]]})
         labels = ModelLabels(snapshot, admitted=admitted)
         models |= {labels.named("box", name) for name in names}
-        routes |= {route_label(None, snapshot, name, admitted) for name in names}
+        routes |= {labels.route(None, name) for name in names}
         vram = {("box", labels.named("box", name)): 1.0 for name in names}
         metrics.publish()
         assert labels.named("box", "slow") == "slow", "the config's own names stay"
@@ -123,16 +123,20 @@ def test_calls_that_are_refused_before_they_are_planned_keep_their_name(tmp_path
         "gpt-local": "gpt-*",
         "Found": "Found:latest",
         "nobody": "other",
-        "cloud/answer": "other",
+        "cloud/answer": "cloud/answer",
+        "box/found": "box/Found:latest",
+        "box/elsewhere": "other",
+        "gone/answer": "other",
         "gpt-" + "5" * 1000: "other",
         "": "other",
     }
+    labels = ModelLabels(snapshot)
     for name, label in wanted.items():
-        assert route_label(None, snapshot, name) == label, name
+        assert labels.route(None, name) == label, name
         if name in snapshot_names(snapshot, wanted):
             made = plan(snapshot, name, Needs(), Rights(), lambda *_: None, random.random)
-            assert route_label(made, snapshot) == label, "the same as of a call that has a plan"
-    assert route_label(None, snapshot) == "other", "it was not read"
+            assert labels.route(made) == label, "the same as of a call that has a plan"
+    assert labels.route(None) == "other", "it was not read"
 
 
 def snapshot_names(snapshot: Snapshot, names: Iterable[str]) -> list[str]:
