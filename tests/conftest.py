@@ -11,8 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from router import store_client
 from router.store import Store, open_store
-from tests.parallel import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401 - hooks of pytest
+from tests.parallel import (  # noqa: F401 - hooks of pytest
+    TIMED,
+    pytest_collection_modifyitems,
+    pytest_xdist_make_scheduler,
+)
 from tests.simulators import router as routers
 from tests.simulators import scripts
 from tests.simulators.client import Client
@@ -24,6 +29,16 @@ settings.load_profile("patient")
 
 Serve = Callable[..., RouterProcess]
 """serve(config, env=None, arguments=()): a running router; it is stopped when the scope of the fixture ends."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patient_store(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Commands of stores that are opened in this process may take as long as a busy machine needs; but where the
+    bounds are what is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.node.nodeid.startswith(TIMED):
+            patch.setitem(store_client._CLIENT, "socket_timeout", 10.0)
+        yield
 
 
 @pytest.fixture(scope="session")

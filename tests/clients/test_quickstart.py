@@ -49,7 +49,8 @@ def test_quick_start(tmp_path: Path) -> None:
         answer = json.loads(pasted.stdout)
         assert answer["choices"][0]["message"]["content"].strip()
         assert answer["usage"]["completion_tokens"] > 3
-        logged = router.log_of(answer["model"])
+        (asked,) = re.findall(r'"model": "([^"]+)"', line)
+        logged = router.log_of(asked)
         assert logged["answered_by"] == "demo/gemma-3-270m"
         assert not [word for word in router.err if router.key in word]
         imported = {line.rpartition("|")[2].strip() for line in router.err if line.startswith("import time:")}

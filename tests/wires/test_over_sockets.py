@@ -185,7 +185,7 @@ class Replay:
             raised = error
         finally:
             watch.close()
-        _check_request(case, script, provider)
+        _check_request(case, script, provider, raised)
         _check_answer(case, wire, wanted, got, trace, raised)
 
 
@@ -193,9 +193,8 @@ def _provider(folder: str, spec: Mapping[str, Any], port: int) -> Provider:
     name = VENDORS.get(folder, folder)
     vendor = registry.vendor(name, spec.get("options"))
     path = urlsplit(vendor.base_url).path if vendor.base_url else PREFIX
-    settings = ProviderConfig.model_validate(
-        {"vendor": name, "api_key": KEY, "base_url": f"http://127.0.0.1:{port}{path}"}
-    )
+    row = {"vendor": name, "api_key": KEY, "base_url": f"http://127.0.0.1:{port}{path}", "timeouts": {"connect": 15}}
+    settings = ProviderConfig.model_validate(row)
     return compile_provider(folder, settings, vendor=vendor, own_listeners=())
 
 
@@ -221,12 +220,12 @@ def _first_content(vendor: Vendor, wire: Wire, call: Any, model: str, body: byte
     raise AssertionError("no content at all")
 
 
-def _check_request(case: Case, script: Script, provider: Provider) -> None:
+def _check_request(case: Case, script: Script, provider: Provider, raised: SwitchyardError | None) -> None:
     wanted = case.json("upstream_request")
     if wanted is None:
         assert script.requests == 0, "the provider was asked, yet there is no upstream_request.json"
         return
-    assert script.requests == 1, f"the provider was asked {script.requests} times"
+    assert script.requests == 1, f"the provider was asked {script.requests} times ({raised})"
     base = urlsplit(provider.base_url)
     assert script.line == f"{wanted.get('method', 'POST')} {base.path}{wanted['path']} HTTP/1.1"
     assert orjson.loads(script.body) == wanted["body"]
