@@ -40,6 +40,9 @@ SHORTEST_TOKEN: Final = 20
 _SHAPE: Final = re.compile(
     rf"{PREFIX}([0-9A-Za-z]{{{ID_LENGTH}}})-[0-9A-Za-z]{{{SECRET_LENGTH}}}([0-9A-Za-z]{{{CHECK_LENGTH}}})"
 )
+_SECRETS: Final = re.compile(
+    rf"({PREFIX}[0-9A-Za-z]{{{ID_LENGTH}}}-)[0-9A-Za-z]{{{SECRET_LENGTH + CHECK_LENGTH}}}|({ADMIN_PREFIX})[0-9A-Za-z]+"
+)
 _LENGTH: Final = len(PREFIX) + ID_LENGTH + 1 + SECRET_LENGTH + CHECK_LENGTH
 
 
@@ -82,8 +85,9 @@ def key_id_of(credential: str) -> str | None:
 
 
 def masked(text: str) -> str:
-    """The text, with no more than the public id of keys of ours in it: clients put them in the wrong place."""
-    return _SHAPE.sub(rf"{PREFIX}\1-***", text) if PREFIX in text else text
+    """The text, with no more than the public id of keys of ours in it, and of admin tokens that we made no more than
+    that they are some: clients put them in the wrong place."""
+    return _SECRETS.sub(r"\1\2***", text) if "sy-" in text else text
 
 
 def shown_name(name: str) -> str:

@@ -17,6 +17,7 @@ from router.credentials import (
     key_id_of,
     load_pepper,
     load_peppers,
+    masked,
     new_admin_token,
     new_credential,
     new_id,
@@ -61,6 +62,13 @@ def test_junk_is_no_key(junk: str) -> None:
 
 def test_keys_do_not_repeat() -> None:
     assert len({new_credential("0" * 12) for _ in range(1000)}) == 1000
+
+
+def test_what_a_text_shows_of_a_misplaced_secret() -> None:
+    token = new_admin_token()
+    assert masked(f"<{KEY}> {OTHER}") == f"<{KEY[:19]}***> {OTHER[:19]}***"
+    assert masked(f"cloud/{token}") == masked(f"cloud/{token[:-1]}") == "cloud/sy-admin-***"
+    assert masked("happy-days, sk-sy-mine") == "happy-days, sk-sy-mine"
 
 
 B = b"authorization"

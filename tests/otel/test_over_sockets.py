@@ -356,15 +356,19 @@ def test_nothing_secret_is_sent(traced: RouterProcess, collector: Collector, fre
     body = chat(f"cloud/{fresh('401')}", tools=[tool], metadata={"m": "meta-canary"}, seed=2**60)
     post(traced, CHAT, body, [parent(trace), ("x-switchyard-tags", "tags-canary")])
     collector.trace(trace, 3)
-    misplaced = new_trace()
-    assert post(traced, CHAT, chat(traced.key), [parent(misplaced)])[0] == 404
-    (call,) = collector.trace(misplaced, 1)
-    assert call.attributes["gen_ai.request.model"].endswith("-***")
+    for secret in (traced.key, traced.admin_token):
+        misplaced = new_trace()
+        assert post(traced, CHAT, chat(secret), [parent(misplaced)])[0] == 404
+        (call,) = collector.trace(misplaced, 1)
+        shown = call.attributes["gen_ai.request.model"]
+        assert shown.endswith("-***")
+        assert traced.log_of(shown)["status"] == 404
     sent = b"".join(collector.bodies)
     key_id = traced.log_of("chat")["key"]
     assert b"gen_ai.request.model" in sent
     for word in (
         traced.key,
+        traced.admin_token,
         SECRET,
         COLLECTOR_KEY,
         PROMPT,
@@ -380,5 +384,6 @@ def test_nothing_secret_is_sent(traced: RouterProcess, collector: Collector, fre
     assert f'"{key_id}"'.encode() not in sent
     assert any(headers.get("x-collector-key") == COLLECTOR_KEY for headers in collector.headers)
     lines = "\n".join(traced.err)
-    assert COLLECTOR_KEY not in lines
+    for word in (COLLECTOR_KEY, traced.key, traced.admin_token):
+        assert word not in lines
     assert "telemetry is not sent" not in lines
