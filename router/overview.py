@@ -8,11 +8,13 @@ moment share one reading.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta, tzinfo
 from typing import Any, Final, NamedTuple
 
+from providers.errors import StoreUnavailable
 from router import overview_rows as rows
 from router.keys import Keys
 from router.overview_keys import KeySums, day
@@ -178,13 +180,13 @@ class Overviews:
             self._past[hour] = _Past(moment, sums, over(hour))
             if number % 10 == 9:
                 await asyncio.sleep(0)  # calls first
-        await self._cabinet.gather(
-            [
-                ("SET", _summed_name(hour), rows.packed(self._past[hour].sums), "EX", SUMMED_SECONDS)
-                for hour in wanted
-                if over(hour)
-            ]
-        )
+        kept = [
+            ("SET", _summed_name(hour), rows.packed(self._past[hour].sums), "EX", SUMMED_SECONDS)
+            for hour in wanted
+            if over(hour)
+        ]
+        with contextlib.suppress(StoreUnavailable):  # a full store: others read the hours themselves
+            await self._cabinet.gather(kept)
         oldest = min(hours, default=0)
         for hour in [hour for hour in self._past if hour < oldest]:
             del self._past[hour]

@@ -232,6 +232,18 @@ async def test_hours_that_are_over_are_kept_for_others(keys: Keys, calls: Calls,
     assert (await Overviews(keys, lambda: 7.0).board()).today.calls == 1
 
 
+async def test_a_full_store_is_read_all_the_same(keys: Keys, calls: Calls, overviews: Overviews) -> None:
+    ann, _ = await keys.create(Change(name="ann"))
+    await calls.settle(ann)
+    await calls.settle(ann, NOW - 2 * HOUR)
+    await calls.store.run("CONFIG", "SET", "maxmemory", 1)
+    try:
+        assert (await overviews.board()).today.calls == 2
+        assert await calls.store.run("KEYS", "sy:sums:*") == []
+    finally:
+        await calls.store.run("CONFIG", "SET", "maxmemory", 0)
+
+
 async def test_who_is_about_to_sign_in_finds_the_numbers_read(keys: Keys, calls: Calls, overviews: Overviews) -> None:
     ann, _ = await keys.create(Change(name="ann"))
     await calls.settle(ann)
