@@ -87,8 +87,7 @@ class Runtime:
         self.slot = slot
         self.config = config
         self.config_path = config_path
-        self.config_problem: str | None = None
-        """Why the last reload was refused; the config before it serves on."""
+        self._refused: str | None = None
         self.config_loaded_at = time.time()
         self.clock: Callable[[], float] = time.time
         self.monotonic: Callable[[], float] = time.monotonic
@@ -242,35 +241,40 @@ class Runtime:
 
     # --- config
 
-    def reload(self) -> str | None:
-        """Read the config file again and swap it in. Gives why not; the old config then serves on."""
+    def reload(self, copy: Path | None = None) -> str | None:
+        """Read the config file again, or a copy of it, and swap it in. Gives why not; the old config then serves on."""
         if self.config_path is None:
             return "there is no config file"
         try:
-            config = load_config(self.config_path, os.environ)
+            config = load_config(self.config_path, os.environ, copy)
             snapshot = self._compile(config)
             prices = load_prices(config)
             check_telemetry(config, os.environ)
             prices.prepare(tuple(snapshot.providers.values()))
         except ConfigErrors as errors:
-            self.config_problem = "; ".join(str(problem) for problem in errors.problems[:5])
+            self._refused = "; ".join(str(problem) for problem in errors.problems[:5])
         else:
             for name in _RESTART:
                 if _part(config, name) != _part(self.config, name):
                     _log.warning("%s has changed in the config file: that takes effect at the next start", name)
             self.config, self.snapshot, self.prices = config, snapshot, prices
-            self.config_problem = None
+            self._refused = None
             self.config_loaded_at = self.clock()
             self.announce()
             _log.info("config %s is in force", config.origin.digest)
             return None
-        self.announce()
-        _log.error("config not reloaded, the old one serves on: %s", self.config_problem)
-        return self.config_problem
+        _log.error("config not reloaded, the old one serves on: %s", self._refused)
+        return self._refused
+
+    @property
+    def config_problem(self) -> str | None:
+        """Why the last reload was refused; the config before it serves on. A worker that was not there yet knows it
+        from its parent."""
+        return self._refused or self.slot.refused()
 
     def announce(self) -> None:
         """Tell the other workers that this one serves, and with which config."""
-        self.slot.tell(Told(os.getpid(), self.config.origin.digest, self.config_problem))
+        self.slot.tell(Told(os.getpid(), self.config.origin.digest))
 
     def _compile(self, config: Config) -> Snapshot:
         own = tuple(self.listeners) or None

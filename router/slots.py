@@ -5,7 +5,8 @@ The directory is `data_dir/workers/<random>`, private, made and removed by the p
 
     lock              held by that process; a directory whose lock is free was left by one that was killed
     config.yaml       the config in force, as the file held it: a worker started later begins with the same
-    worker-N.json     {"pid", "config" (digest), "problem"}: what worker N says once it serves, removed when it ends
+    refused           why the file was refused when it was last read, for all workers; empty when it was not
+    worker-N.json     {"pid", "config" (digest)}: what worker N says once it serves, removed when it ends
     <kind>_N.db       numbers of metrics (see router.metrics_files); those of gauges go when worker N ends
 """
 
@@ -18,7 +19,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -28,11 +29,10 @@ VARIABLE: Final = "SWITCHYARD_WORKER"
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a worker says of itself. config: digest of the config in force; problem: why a later one was refused."""
+    """What a worker says of itself. config: digest of the config in force."""
 
     pid: int
     config: str
-    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Slot:
         """Say that this worker serves, and with which config."""
         if self.directory is not None:
             with contextlib.suppress(OSError):  # a full disk: the worker serves all the same
-                _write(self.directory / f"worker-{self.number}.json", json.dumps(_fields(told)).encode())
+                _write(self.directory / f"worker-{self.number}.json", json.dumps(asdict(told)).encode())
 
     def told(self) -> dict[int, Told]:
         """What the workers that serve now say, by number. Empty for a router that is one process."""
@@ -69,6 +69,13 @@ class Slot:
             return self.config_copy is not None and self.config_copy.read_bytes() != data
         except OSError:  # the parent is ending
             return False
+
+    def refused(self) -> str | None:
+        """Why the parent refused the file when it last read it."""
+        if self.directory is not None:
+            with contextlib.suppress(OSError):  # the parent is ending
+                return (self.directory / _REFUSED).read_text("utf-8") or None
+        return None
 
     def variable(self) -> str:
         return f"{self.number}/{self.count}/{self.directory}"
@@ -118,9 +125,11 @@ class SlotDirectory:
     def slot(self, number: int, count: int) -> Slot:
         return Slot(number, count, self.path)
 
-    def keep_config(self, data: bytes) -> None:
-        """Workers that start from now on begin with this config."""
+    def keep_config(self, data: bytes, refused: str | None = None) -> None:
+        """Workers that start from now on begin with this config; refused: why a later one is not in force, which all
+        workers tell from now on. Raises OSError."""
         _write(self.path / "config.yaml", data)
+        _write(self.path / _REFUSED, (refused or "").encode(errors="replace"))
 
     def serving(self) -> frozenset[int]:
         """Process ids of the workers that said they serve."""
@@ -139,10 +148,7 @@ class SlotDirectory:
 
 
 _NEW: Final = "new-"
-
-
-def _fields(told: Told) -> dict[str, object]:
-    return {"pid": told.pid, "config": told.config, "problem": told.problem}
+_REFUSED: Final = "refused"
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -125,7 +125,7 @@ async def _run(
         runtime.announce()
         if runtime.slot.behind(runtime.config.origin.data):
             # It was changed after this worker had read it and before it could be told so.
-            runtime.reload()
+            runtime.reload(runtime.slot.config_copy)
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.reload)
     say = _Console(runtime, sockets, started, quiet=worker)
@@ -200,7 +200,7 @@ async def _supervise(
             await runtime.start(_listeners(config, sockets), on_model=say.model, on_made=say.made, serves=False)
             directory = SlotDirectory(runtime.data_dir)
             undo.callback(directory.close)
-            directory.keep_config(runtime.config.origin.data)
+            directory.keep_config(runtime.config.origin.data, runtime.config_problem)
             workers = Workers(count, sockets, config.server.limits.drain_seconds, directory)
             undo.push_async_callback(workers.stop)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, runtime, directory, workers)
@@ -218,13 +218,13 @@ async def _supervise(
 
 
 def _reload(runtime: Runtime, directory: SlotDirectory, workers: Workers) -> None:
-    """Try the config file, and let the workers read it. One that is replaced later begins with what is in force, which
+    """Try the config file, and let the workers read it. One that serves later begins with what is in force, which
     is not the file when that was refused or has been changed since."""
-    if runtime.reload() is None:
-        try:
-            directory.keep_config(runtime.config.origin.data)
-        except OSError as bad:
-            tell(f"switchyard: {bad}; workers that are replaced begin with the config before", err=True)
+    refused = runtime.reload()
+    try:
+        directory.keep_config(runtime.config.origin.data, refused)
+    except OSError as bad:
+        tell(f"switchyard: {bad}; workers that are replaced begin as if it had not been asked for", err=True)
     workers.reload()
 
 

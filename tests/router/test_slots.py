@@ -137,7 +137,7 @@ def test_what_workers_tell(tmp_path: Path) -> None:
     assert slots[0].told() == {0: Told(100, "aaa"), 1: Told(101, "aaa")}
     assert directory.serving() == {100, 101}
     assert disagreement(slots[0].told()) is None
-    slots[1].tell(Told(101, "bbb", "line 3 is wrong"))
+    slots[1].tell(Told(101, "bbb"))
     said = disagreement(slots[0].told())
     assert said is not None
     assert "0: aaa, 1: bbb" in said
@@ -171,7 +171,14 @@ def test_the_config_in_force_is_kept(tmp_path: Path) -> None:
     assert slot.behind(b"another")
     assert not ALONE.behind(b"another")
     assert repr(first.origin.data) not in repr(first.origin)
+    assert slot.refused() is None
+    directory.keep_config(first.origin.data, "line 3: 温 is wrong")
+    assert slot.refused() == "line 3: 温 is wrong"
+    directory.keep_config(first.origin.data)
+    assert slot.refused() is None
+    assert ALONE.refused() is None
     directory.close()
+    assert slot.refused() is None, "the parent has ended"
 
 
 def test_what_a_killed_parent_left_is_removed_and_what_a_living_one_has_stays(tmp_path: Path) -> None:

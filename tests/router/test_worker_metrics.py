@@ -237,6 +237,27 @@ def test_a_replaced_worker_begins_with_the_config_in_force(pair: RouterProcess, 
     assert "config not reloaded" in "\n".join(pair.err)
 
 
+def test_a_refused_file_is_told_until_another_is_taken(serve: Serve, config: Mapping[str, Any]) -> None:
+    """By workers that began when it was refused, and after: they have read what is in force."""
+    pair = serve(config, None, ["--workers", "2", "--no-log"])
+    pair.config_path.write_text("nonsense: [")
+    pair.process.send_signal(signal.SIGHUP)  # whether workers listen for it yet or not
+    pair.wait_line("config not reloaded", pair.err)
+    until(lambda: len(told(pair)) == 2)
+    for _ in range(3):
+        with Connections(pair) as both:
+            until(lambda: [total(text, "switchyard_config_reload_success") for text in each(both)] == [0, 0])
+        assert "switchyard.yaml" in state(pair)["config"]
+        victim = kill_one(pair)
+        until(lambda: len(told(pair)) == 2)
+        assert victim not in {one["pid"] for one in told(pair).values()}
+    pair.write_config(config)
+    pair.process.send_signal(signal.SIGHUP)
+    until(lambda: state(pair)["config"] == "ok")
+    with Connections(pair) as both:
+        until(lambda: [total(text, "switchyard_config_reload_success") for text in each(both)] == [1, 1])
+
+
 def test_a_reload_that_meets_a_worker_being_started_reaches_it(pair: RouterProcess, config: Mapping[str, Any]) -> None:
     pair.write_config({**config, "models": {**config["models"], "later": {"targets": ["cloud/answer"]}}})
     old = state(pair)["config_digest"]
