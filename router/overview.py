@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from typing import Any, Final, NamedTuple
 
 from providers.errors import StoreUnavailable
@@ -19,7 +19,7 @@ from router import overview_rows as rows
 from router.keys import Keys
 from router.overview_keys import KeySums, day
 from router.overview_rows import Amounts, Board, Hour, KeyRow, Own, RequestRow, Sums, TeamRow, Where
-from router.periods import HOUR, begin, day_of, zone_of
+from router.periods import HOUR, DaysAgo, Span, zone_of
 from router.recent import RecentReader, Wanted, errors_name, rows_of
 from router.records import DEFAULT_TEAM, Key, TeamRecord, team_name, team_of_key
 from router.standing import TEAM, Scope, standings
@@ -52,9 +52,9 @@ MOST_ERRORS: Final = 10
 MOST_REQUESTS: Final = 50
 MOST_ENTRIES: Final = 600
 """Entries of recent requests that one reading takes of all teams together."""
-LOOKS_SECONDS: Final = 60
-LEAST_LOOK: Final = 10
-"""Seconds over which calls per minute are reckoned, at most and at least."""
+LEAST_LOOK: Final = 60
+MOST_LOOK: Final = 120
+"""Seconds over which calls per minute are reckoned by the sums, at least and at most."""
 MOST_OWNERS: Final = 1000
 """Holders of keys whose numbers are kept."""
 
@@ -83,7 +83,7 @@ class Overviews:
         self._board: tuple[float, Board] | None = None
         self._reading: asyncio.Task[Board] | None = None
         self._looks: deque[tuple[float, Mapping[int, int]]] = deque()
-        """The calls of this hour and the one before, as they were at times of the last minute."""
+        """The calls of this hour and the one before, as they were at times of the last minute and once before it."""
         self._own: dict[str, tuple[float, Own]] = {}
         self._owns: dict[str, asyncio.Task[Own]] = {}
         self._key_sums = KeySums(keys.cabinet)
@@ -261,21 +261,25 @@ class Overviews:
     def _per_minute(
         self, found: Mapping[int, dict[Where, Amounts]], requests: Sequence[RequestRow], now: float
     ) -> float:
-        """How many calls there are in a minute: by what was added to the sums in the last one, as far as this worker
-        has looked; else by the newest requests."""
+        """How many calls there are in a minute: the newest ones are counted where they reach back so far. Of more it is
+        what was added to the sums since this worker looked a minute ago; where it did not, what the newest ones come
+        to, but not more than the sums hold."""
         hour = int(now) // HOUR
         calls = {one: rows.total(found.get(one, {}).values())[0] for one in (hour - 1, hour)}
-        while self._looks and self._looks[0][0] < now - LOOKS_SECONDS:
+        while len(self._looks) > 1 and self._looks[1][0] <= now - LEAST_LOOK:
             self._looks.popleft()
-        before = self._looks[0] if self._looks else None
         self._looks.append((now, calls))
-        if before is not None and now - before[0] >= LEAST_LOOK:
-            added = sum(max(amount - before[1].get(one, 0), 0) for one, amount in calls.items())
-            return 60 * added / (now - before[0])
-        began = [row.time for row in requests]
-        if len(began) < 2 * MOST_REQUESTS or min(began) < now - 60:
-            return float(sum(moment >= now - 60 for moment in began))
-        return 60 * len(began) / max(now - min(began), 0.05)
+        # Whatever began since the oldest of very many was last heard of is among them.
+        heard = [row.time + (row.ms or 0) / 1000 for row in requests]
+        since = max(now - 60, min(heard) if len(heard) >= 2 * MOST_REQUESTS else 0)
+        newest = sum(row.time >= since for row in requests)
+        if since == now - 60:
+            return float(newest)
+        then, before = self._looks[0]
+        if LEAST_LOOK <= now - then <= MOST_LOOK:
+            added = sum(max(amount - before.get(one, 0), 0) for one, amount in calls.items())
+            return 60 * added / (now - then)
+        return min(60 * newest / max(now - since, 0.05), float(max(sum(calls.values()), newest)))
 
     # --- one key
 
@@ -351,25 +355,15 @@ def _last(now: float) -> range:
 
 
 def _today(now: float, zone: tzinfo) -> dict[int, float]:
-    """The hours of today, and the part of each that is meant: all, but where days begin within an hour (of UTC)."""
-    return _span(begin(day_of(now, zone), zone), now, now)
+    """The hours of today, as reports count them, and the part of each that is meant: all."""
+    return dict.fromkeys(Span(DaysAgo(0)).hours(now, zone), 1.0)
 
 
 def _yesterday(now: float, zone: tzinfo) -> dict[int, float]:
-    """The hours of yesterday until this time of day."""
-    today = day_of(now, zone)
-    first = begin(today - timedelta(days=1), zone)
-    return _span(first, first + now - begin(today, zone), now)
-
-
-def _span(first: float, last: float, now: float) -> dict[int, float]:
-    """The hours from `first` to `last`, and which part of what each of them holds by now is meant."""
-    hours: dict[int, float] = {}
-    for hour in range(int(first) // HOUR, int(last) // HOUR + 1):
-        begins, ends = hour * HOUR, min((hour + 1) * HOUR, now)
-        part = (min(ends, last) - max(begins, first)) / (ends - begins) if ends > begins else 0.0
-        hours[hour] = min(max(part, 0.0), 1.0)
-    return hours
+    """The hours of yesterday until this time of day, by the clock on the wall; of the last one a part."""
+    wall = datetime.fromtimestamp(int(now), zone)
+    until = datetime.combine(wall.date() - timedelta(days=1), wall.time(), zone).timestamp() / HOUR
+    return {hour: min(until - hour, 1.0) for hour in Span(DaysAgo(1), DaysAgo(1)).hours(now, zone) if hour < until}
 
 
 def _needed(now: float, zone: tzinfo) -> list[int]:

@@ -6,6 +6,8 @@ import json
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Literal
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -17,10 +19,11 @@ from router.keys import Keys
 from router.limits import Limit
 from router.overview import Overviews
 from router.overview_rows import FIELDS, Sums
-from router.periods import HOUR, day_of, zone_of
+from router.periods import HOUR, DaysAgo, Span, day_of, zone_of
 from router.records import Key
 from router.standing import rate_name
 from router.store import Store
+from router.usage import METRICS, Query, Team, UsageReader
 
 NOW = datetime(2026, 11, 22, 12, 30, tzinfo=UTC).timestamp()
 
@@ -42,7 +45,6 @@ class Calls:
         used = {"calls": 1, **used}
         if "in_" in used:
             used["in"] = used.pop("in_")
-        metrics = [part for name, amount in used.items() for part in (f"{model}\t{provider}\t{name}", amount)]
         row = {
             "id": f"c{self.made}",
             "time": at,
@@ -50,7 +52,10 @@ class Calls:
             "model": model,
             "status": 500 if "errors" in used else 200,
         }
+        if "ms" in used:
+            row["ms"] = used.pop("ms")
         row |= {"stream": True, "first_content_ms": 10.0 * self.made, "answered_by": f"{provider}/{model}"}
+        metrics = [part for name, amount in used.items() for part in (f"{model}\t{provider}\t{name}", amount)]
         bill = [1, 0, 0, f"{key.id}\t", metrics, hour, day_of(at, zone_of(self.zone)).isoformat(), json.dumps(row)]
         prefix = f"sy:{{{key.team}}}:"
         arguments = (prefix, f"c{self.made}", hour, pack_value([]), pack_value(bill), key.id)
@@ -278,19 +283,60 @@ async def test_a_key_of_many_models_is_summed_whole(keys: Keys, calls: Calls, ov
     assert own.models[0].sums.calls == 20
 
 
-async def test_a_day_that_begins_within_an_hour(keys: Keys, calls: Calls) -> None:
-    """A call a minute, at five past midnight in a zone that is half an hour off."""
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "Asia/Kathmandu", "Pacific/Chatham", "America/St_Johns"])
+async def test_today_is_the_usage_reports_today_where_it_begins_within_an_hour(
+    keys: Keys, calls: Calls, zone: str
+) -> None:
     await keys.teams.ensure_default()
-    await keys.teams.change("default", TeamChange(timezone="Asia/Kolkata"))
-    calls.zone = "Asia/Kolkata"
-    now = datetime(2026, 11, 22, 18, 35, tzinfo=UTC).timestamp()
-    keys.clock = lambda: now
+    await keys.teams.change("default", TeamChange(timezone=zone))
+    calls.zone = zone
+    midnight = datetime(2026, 11, 22, tzinfo=ZoneInfo(zone)).timestamp()
     key, _ = await keys.create(Change(name="ann"))
-    for minutes in (*range(60), *range(23 * 60, 25 * 60)):
-        await calls.settle(key, now - minutes * 60 - 1)
-    board = await Overviews(keys, lambda: 7.0).board()
-    assert abs(board.today.calls - 5) <= 1
-    assert abs(board.yesterday.calls - 5) <= 1
+    for minutes in (-300, -90, 1, 7, 14):
+        await calls.settle(key, midnight + minutes * 60, in_=7, cost=5)
+    team = Team("default", "default", ZoneInfo(zone))
+
+    async def reported(by: Literal["day", "hour"]) -> tuple[int, ...]:
+        found = await UsageReader(calls.store, clock=keys.clock).read(Query(Span(DaysAgo(0)), by=by), [team])
+        return tuple(found.total[METRICS.index(name)] for name in ("calls", "in", "cost"))
+
+    async def shown() -> tuple[int, ...]:
+        today = (await Overviews(keys, lambda: 7.0).board()).today
+        return today.calls, today.tokens_in, today.cost
+
+    keys.clock = lambda: midnight + HOUR / 3
+    assert await shown() == await reported("day") == (3, 21, 15)
+    # A call before midnight, in the hour that midnight falls in: by hours it counts to the day in which that ends.
+    await calls.settle(key, midnight - 60)
+    assert await shown() == await reported("hour") == (4, 21, 15)
+    assert await reported("day") == (3, 21, 15)
+
+
+@pytest.mark.parametrize(
+    ("zone", "present", "today", "yesterday"),
+    [
+        pytest.param("Europe/Berlin", (2026, 11, 22, 12, 30), 13, 12.5, id="as ever"),
+        pytest.param("Europe/Berlin", (2026, 10, 25, 12, 0), 14, 12.0, id="clocks went back today"),
+        pytest.param("Europe/Berlin", (2026, 10, 25, 23, 30), 25, 23.5, id="and it is late"),
+        pytest.param("Europe/Berlin", (2026, 10, 26, 12, 0), 13, 13.0, id="clocks went back yesterday"),
+        pytest.param("Europe/Berlin", (2026, 3, 29, 12, 0), 12, 12.0, id="clocks went forward today"),
+        pytest.param("Europe/Berlin", (2026, 3, 30, 12, 0), 13, 11.0, id="clocks went forward yesterday"),
+        pytest.param("Asia/Kolkata", (2026, 11, 22, 12, 15), 13, 12.75, id="half an hour off"),
+        pytest.param("Asia/Kolkata", (2026, 11, 22, 0, 10), 1, 2 / 3, id="just after midnight"),
+        pytest.param("Asia/Kolkata", (2026, 11, 22, 23, 45), 24, 24.0, id="the hour that is tomorrow's already"),
+    ],
+)
+def test_yesterday_ends_at_this_time_of_day(zone: str, present: tuple[int, ...], today: int, yesterday: float) -> None:
+    """today, yesterday: how many hours are meant at this time of the clock on the wall."""
+    where = ZoneInfo(zone)
+    year, month, of_month, hour, minute = present
+    now = datetime(year, month, of_month, hour, minute, tzinfo=where).timestamp()
+    found, before = overview._today(now, where), overview._yesterday(now, where)
+    assert not set(found) & set(before)
+    assert (len(found), set(found.values())) == (today, {1.0})
+    assert sum(before.values()) == pytest.approx(yesterday)
+    assert list(before) == list(range(min(before), max(before) + 1))
+    assert set(list(before.values())[:-1]) <= {1.0}  # the last hour alone in part
 
 
 async def test_a_busy_team_among_many_fills_the_table(keys: Keys, calls: Calls, overviews: Overviews) -> None:
@@ -304,20 +350,45 @@ async def test_a_busy_team_among_many_fills_the_table(keys: Keys, calls: Calls, 
     assert board.requests_per_minute == 60
 
 
-async def test_calls_per_minute_are_those_that_were_added(
+async def test_calls_per_minute_are_those_of_the_last_one(
     keys: Keys, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overview, "FRESH", 0.0)
     monkeypatch.setattr(overview, "SHARE", 0.0)
     now = NOW
     keys.clock = lambda: now
-    overviews = Overviews(keys, lambda: 7.0)
+    one, other = Overviews(keys, lambda: 7.0), Overviews(keys, lambda: 7.0)
     key, _ = await keys.create(Change(name="ann"))
-    await calls.settle(key, calls=500)
-    await overviews.board()
-    await calls.settle(key, calls=400)
-    now += 20
-    assert (await overviews.board()).requests_per_minute == 1200
+    assert (await one.board()).requests_per_minute == 0
+
+    # A burst: a worker that looked before it and one that did not say the same, whenever they are asked.
+    for _ in range(60):
+        await calls.settle(key, now)
+    for seconds in (1, 15, 45, 60):
+        now = NOW + seconds
+        assert [(await some.board()).requests_per_minute for some in (one, other)] == [60, 60]
+    now = NOW + 61
+    assert [(await some.board()).requests_per_minute for some in (one, other)] == [0, 0]
+
+    # More than are shown: by the sums since a look that is a minute old. Who has none, makes no more of it than is.
+    for _ in range(110):
+        await calls.settle(key, now, calls=4)
+    now += 1
+    assert (await one.board()).requests_per_minute == pytest.approx(60 * 440 / 62, rel=0.02)
+    assert (await Overviews(keys, lambda: 7.0).board()).requests_per_minute == 500
+    now += 60
+    assert (await one.board()).requests_per_minute == 0
+
+
+async def test_long_calls_among_the_newest_do_not_thin_the_minute(
+    keys: Keys, calls: Calls, overviews: Overviews
+) -> None:
+    key, _ = await keys.create(Change(name="ann"))
+    await calls.settle(key, calls=1000)
+    for number in range(120):
+        await calls.settle(key, NOW - (120 - number) / 10)
+    await calls.settle(key, NOW - 300, ms=300_000)  # it ended just now
+    assert (await overviews.board()).requests_per_minute == pytest.approx(600, rel=0.05)
 
 
 async def test_a_team_that_is_gone_is_not_shown(keys: Keys, overviews: Overviews) -> None:
