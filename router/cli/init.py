@@ -1,8 +1,8 @@
 """`switchyard init`: what a deployment needs before its first start, made at random and kept in files.
 
 The files lie below one directory with a part for each program that reads them, so that a program is given its own part
-and nothing else. What is there stays: running it again changes nothing. Files are 0640, directories 0750, whatever
-the umask. Of several that run at once, one waits for the other.
+and nothing else. What is there stays: running it again changes nothing, but for the copies that other programs have.
+Files are 0640, directories 0750, whatever the umask. Of several that run at once, one waits for the other.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 import typer
 
@@ -36,6 +37,9 @@ STORE_RULES: Final = (
     "~sy:* resetchannels +@read +@write +@connection -@dangerous -@scripting +fcall +function|load +info +role +time"
 )
 """What the router may do in its store; docs/quotas.md."""
+STORE: Final = "valkey:6379"
+PEPPER: Final = "router/pepper"
+STORE_PASSWORD: Final = "router/store_password"  # noqa: S105 - a file's name
 
 
 def _random() -> str:
@@ -63,9 +67,9 @@ class Secret(NamedTuple):
 
 MADE: Final[Mapping[str, Secret]] = {
     "router/admin_token": Secret("the router's admin token (/admin, switchyard keys --url)", _admin_token, True),
-    "router/pepper": Secret("what stored keys are digested with: back it up", _pepper),
+    PEPPER: Secret("what stored keys are digested with: back it up", _pepper),
     "router/metrics_token": Secret("opens /metrics", _random),
-    "router/store_password": Secret("the router's password in its store", _random),
+    STORE_PASSWORD: Secret("the router's password in its store", _random),
     "grafana/admin_password": Secret(
         "Grafana's first user, admin",
         _random,
@@ -77,16 +81,17 @@ MADE: Final[Mapping[str, Secret]] = {
     ),
     "webui/secret_key": Secret("what Open WebUI signs its sessions with", _random),
 }
-"""By file. A new one is made where the file is missing or empty."""
+"""By file. A new one is made where the file is missing, or empty and not the pepper."""
+RENEWED: Final = tuple(name for name in MADE if name != PEPPER)
 _ANY: Final = dict.fromkeys(MADE, "")
 
 
-def derived(values: Mapping[str, str], store: str) -> dict[str, str]:
+def derived(values: Mapping[str, str], url: str) -> dict[str, str]:
     """What follows from the made ones: the same secret in the form, or in the part, of another program.
 
-    values: content by file; store: host:port of the Redis or Valkey server.
+    values: content by file; url: the store's, with whatever login.
     """
-    password = values["router/store_password"]
+    password = values[STORE_PASSWORD]
     digest = hashlib.sha256(password.encode()).hexdigest()
     # Without a password a health check may ask whether the server is there, and nobody may do anything else.
     users = (
@@ -94,7 +99,7 @@ def derived(values: Mapping[str, str], store: str) -> dict[str, str]:
         f"user {STORE_USER} on #{digest} {STORE_RULES}",
     )
     return {
-        "router/redis_url": f"redis://{STORE_USER}:{quote(password, safe='')}@{store}/0",
+        "router/redis_url": url,
         "store/users.acl": "\n".join(users),
         "metrics/switchyard_metrics_token": values["router/metrics_token"],
     }
@@ -111,26 +116,32 @@ DIRECTORY: Final = Path("/secrets")
 def make(
     directory: DirOption = DIRECTORY,
     store: Annotated[
-        str, typer.Option("--store", metavar="HOST:PORT", help="Where the store will be reached.")
-    ] = "valkey:6379",
+        str | None,
+        typer.Option(
+            "--store",
+            metavar="HOST:PORT",
+            help=f"Where the store is reached; else as in router/redis_url, else {STORE}.",
+        ),
+    ] = None,
     renew: Annotated[
         list[str] | None,
-        typer.Option("--renew", metavar="FILE", help="Make this one anew, such as router/admin_token."),
+        typer.Option("--renew", metavar="FILE", help=f"Make this one anew, of {', '.join(RENEWED)}."),
     ] = None,
 ) -> None:
     """Make every secret that is missing. Programs that run read a new one when they are started again."""
     for name in renew or ():
-        if name not in MADE:
-            fail(f"there is no {name}: {', '.join(MADE)}", 2)
-        if name == "router/pepper":
+        if name == PEPPER:
             fail("the pepper is not renewed: no stored key would be recognised any more", 2)
+        if name not in RENEWED:
+            fail(f"there is no {name}: {', '.join(RENEWED)}", 2)
     try:
         with _alone(directory / "router"):
-            new = _make_missing(directory, store, renew or ())
-            too_open = [name for name in (*MADE, *derived(_ANY, store)) if (directory / name).stat().st_mode & 0o007]
+            made, wrote = _make_missing(directory, store, renew or ())
+            too_open = [name for name in (*MADE, *derived(_ANY, "")) if (directory / name).stat().st_mode & 0o007]
     except OSError as bad:
         fail(f"{bad.filename or directory} cannot be used: {bad.strerror}")
-    typer.echo(f"made {', '.join(new)}" if new else "nothing to do: all secrets are there")
+    done = [f"{verb} {', '.join(names)}" for verb, names in (("made", made), ("wrote", wrote)) if names]
+    typer.echo("; ".join(done) or "nothing to do: all secrets are there")
     for name in too_open:
         typer.echo(f"warning: everybody on this machine can read {directory / name}: chmod 640 it", err=True)
     for name in renew or ():
@@ -138,18 +149,33 @@ def make(
             typer.echo(f"{name}: {MADE[name].kept}", err=True)
 
 
-def _make_missing(directory: Path, store: str, renew: Collection[str]) -> list[str]:
-    """The names of those that were made. Raises OSError."""
-    values, new = {}, []
-    for name, secret in MADE.items():
-        found = "" if name in renew else _read(directory / name)
-        if not found:
-            new.append(name)
-        values[name] = found or secret.make()
+def _make_missing(directory: Path, store: str | None, renew: Collection[str]) -> tuple[list[str], list[str]]:
+    """The names of those that were made, and of other files that changed. Raises OSError."""
+    url = _read(directory / "router/redis_url")
     # Nothing is written before everything that is there could be read.
-    for name, value in (values | derived(values, store)).items():
-        _write(directory / name, value)
-    return new
+    found = {name: _read(directory / name) for name in MADE}
+    found[STORE_PASSWORD] = found[STORE_PASSWORD] or _password_in(url)
+    if not found[PEPPER] and (directory / PEPPER).exists():
+        why = "it is empty. Put the pepper of the stored keys back, or delete the file where there are none yet"
+        raise OSError(errno.ENODATA, why, str(directory / PEPPER))
+    made = [name for name in MADE if name in renew or not found[name]]
+    values = found | {name: MADE[name].make() for name in made}
+    if store is not None or not url:
+        url = _with_login(f"redis://{store or STORE}/0", values[STORE_PASSWORD])
+    elif STORE_PASSWORD in renew:
+        url = _with_login(url, values[STORE_PASSWORD])
+    wrote = [name for name, text in (values | derived(values, url)).items() if _write(directory / name, text)]
+    return made, [name for name in wrote if name not in made]
+
+
+def _with_login(url: str, password: str) -> str:
+    return re.sub(r"(?<=://)([^/]*@)?", f"{STORE_USER}:{quote(password, safe='')}@", url, count=1)
+
+
+def _password_in(url: str) -> str:
+    with suppress(ValueError):
+        return unquote(urlsplit(url).password or "")
+    return ""
 
 
 @app.command()
@@ -259,12 +285,14 @@ def _make_directory(directory: Path) -> None:
             one.chmod(0o750)  # whatever the umask says: other programs read it by their group
 
 
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all, and only what differs."""
+def _write(path: Path, text: str) -> bool:
+    """Whole or not at all, and only what differs: whether it did. Only one of us writes this file now."""
+    new = path.with_name(f".{path.name}.new")
+    if new.exists():  # of one that was killed
+        new.unlink()
     if text and _read(path) == text:
-        return
+        return False
     _make_directory(path.parent)
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -276,3 +304,4 @@ def _write(path: Path, text: str) -> None:
     except OSError:
         new.unlink(missing_ok=True)
         raise
+    return True

@@ -44,7 +44,7 @@ def default(text: str) -> str:
 
 def secret_files() -> set[str]:
     values = dict.fromkeys(MADE, "x")
-    return {*MADE, *derived(values, "valkey:6379"), "webui/openai_api_key", "grafana/router_key"}
+    return {*MADE, *derived(values, ""), "webui/openai_api_key", "grafana/router_key"}
 
 
 def mounts(service: str) -> dict[str, tuple[str, bool]]:

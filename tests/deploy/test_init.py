@@ -18,7 +18,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 from typer.testing import CliRunner, Result
 
 from router.changes import change_of
-from router.cli.init import STORE_RULES
+from router.cli.init import MADE, STORE_RULES
 from router.cli.main import app
 from router.credentials import key_id_of, load_peppers
 from router.keys import open_keys
@@ -72,6 +72,76 @@ def test_secrets_are_made_once_and_only_what_is_missing(tmp_path: Path) -> None:
     assert changed == {"router/store_password", "router/redis_url", "store/users.acl"}
     for name in ("router/pepper", "router/nothing"):
         assert init("secrets", "--dir", str(place), "--renew", name).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("redis://switchyard:PASSWORD@redis.example:6380/0", id="as --store made it"),
+        pytest.param("rediss://switchyard:PASSWORD@redis.example:6380/3", id="edited"),
+        pytest.param("redis+sentinel://switchyard:PASSWORD@s0:26379,s1:26379/mymaster/0", id="sentinels"),
+        pytest.param("redis://someone:of-their-own@redis.example:6379/0", id="a login of one's own"),
+    ],
+)
+def test_the_address_of_the_store_stays(tmp_path: Path, url: str) -> None:
+    def run(*more: str) -> tuple[str, dict[str, str]]:
+        done = init("secrets", "--dir", str(tmp_path), *more)
+        assert done.exit_code == 0, done.stderr
+        return done.stdout, files(tmp_path)
+
+    _, first = run("--store", "redis.example:6380")
+    url = url.replace("PASSWORD", first["router/store_password"].strip())
+    (tmp_path / "router/redis_url").write_text(url + "\n")
+    first["router/redis_url"] = url + "\n"
+    assert run() == ("nothing to do: all secrets are there\n", first)
+    told, renewed = run("--renew", "grafana/admin_password")
+    assert told == "made grafana/admin_password\n"
+    assert renewed["router/redis_url"] == url + "\n"
+
+    (tmp_path / "router/store_password").unlink()
+    told, found = run()
+    assert found["router/redis_url"] == url + "\n"
+    assert found["router/store_password"].strip() in url, "the store's users are those that the address names"
+    assert told.startswith("wrote router/store_password")
+
+    told, renewed = run("--renew", "router/store_password")
+    assert told == "made router/store_password; wrote router/redis_url, store/users.acl\n"
+    login = f"://switchyard:{renewed['router/store_password'].strip()}@"
+    assert renewed["router/redis_url"].strip() == re.sub("://.*@", login, url)
+    told, moved = run("--store", "elsewhere:6379")
+    assert told == "wrote router/redis_url\n"
+    assert moved["router/redis_url"].strip() == f"redis{login}elsewhere:6379/0"
+
+
+def test_an_empty_pepper_is_not_made_anew(tmp_path: Path) -> None:
+    """Keys were made with the one that stood there."""
+    (tmp_path / "router").mkdir()
+    (tmp_path / "router/pepper").write_text("\n")
+    done = init("secrets", "--dir", str(tmp_path))
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"switchyard: {tmp_path / 'router/pepper'} cannot be used: it is empty.")
+    assert files(tmp_path) == {"router/pepper": "\n"}
+
+
+def test_one_that_was_killed_leaves_nothing_behind(tmp_path: Path) -> None:
+    assert init("secrets", "--dir", str(tmp_path)).exit_code == 0
+    whole = files(tmp_path)
+    program = (
+        "import os, signal, sys; from router.cli import init, main;"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL); main.app(sys.argv[1:])"
+    )
+    arguments = ("init", "secrets", "--dir", str(tmp_path), "--renew", "router/admin_token")
+    subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, timeout=60, check=False)
+    (left,) = files(tmp_path).keys() - whole.keys()
+    assert left.startswith("router/.admin_token")
+    assert "nothing to do" in init("secrets", "--dir", str(tmp_path)).stdout
+    assert files(tmp_path) == whole
+
+
+def test_the_help_names_what_can_be_renewed() -> None:
+    words = set(re.findall(r"\w+/\w+", init("secrets", "--help").stdout))
+    assert MADE.keys() - {"router/pepper"} <= words
+    assert "router/pepper" not in words
 
 
 def test_a_person_can_read_what_they_sign_in_with(tmp_path: Path) -> None:
