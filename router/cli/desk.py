@@ -24,6 +24,7 @@ from router.cli.common import fail, read_config
 from router.secret_file import named, read_secret
 
 if TYPE_CHECKING:
+    from router.config import Config
     from router.keys import Keys
 
 UrlOption = Annotated[
@@ -253,6 +254,7 @@ async def opened(config: Path | None) -> AsyncIterator[Keys]:
 
     loaded = read_config(config)
     data_dir = Path(loaded.data_dir)
+    new = _place_without_store(loaded)
     said = logging.getLogger("switchyard.store")
     said.addFilter(_told_here)
     try:
@@ -266,6 +268,8 @@ async def opened(config: Path | None) -> AsyncIterator[Keys]:
             for warning in store.warnings:
                 typer.echo(f"warning: {warning}", err=True)
             await migrate(keys)
+            if new is not None:
+                typer.echo(f"warning: made a new store in {new}; routers with another data_dir have another", err=True)
             yield keys
         finally:
             await store.close()
@@ -275,6 +279,12 @@ async def opened(config: Path | None) -> AsyncIterator[Keys]:
         fail(error.message, 1 if isinstance(error, StoreUnavailable) or error.status in (404, 409) else 2)
     finally:
         said.removeFilter(_told_here)
+
+
+def _place_without_store(config: Config) -> Path | None:
+    """The data directory, where the config's store is to be in it and is not there yet."""
+    place = Path(config.data_dir).absolute()
+    return place if config.redis.url.get_secret_value() == "embedded" and not (place / "store").exists() else None
 
 
 def _told_here(_record: logging.LogRecord) -> bool:

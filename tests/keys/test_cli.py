@@ -37,7 +37,9 @@ async def test_keys_can_be_made_before_any_router_runs(tmp_path: Path) -> None:
     assert (status, out.count("\n")) == (0, 1)
     assert out.startswith("sk-sy-")
     assert "not shown again" in err
-    status, out, _ = await switchyard(tmp_path, "ls", "--json")
+    assert f"made a new store in {tmp_path}" in err, "a router elsewhere does not know the key"
+    status, out, err = await switchyard(tmp_path, "ls", "--json")
+    assert err == ""
     (key,) = json.loads(out)
     assert (key["name"], key["tags"], key["state"]) == ("alice", ["a", "b"], "active")
     status, out, _ = await switchyard(tmp_path, "ls")
