@@ -97,6 +97,7 @@ def test_a_service_has_no_more_rights_than_it_needs(name: str) -> None:
     image = default(service["image"])
     assert re.fullmatch(r"[\w./-]+:[\w.-]+", image), image
     assert not image.endswith((":latest", ":main"))
+    assert service.get("pull_policy") == ("never" if "build" in service else None)
     assert service["logging"]["options"]["max-size"]
     if name in ONCE:
         return

@@ -198,6 +198,14 @@ def test_the_config_is_valid_and_listens_where_the_pod_says(overlay: dict[str, d
     assert {"/etc/switchyard", "/run/secrets/switchyard", str(config.data_dir), "/tmp"} == mounts
 
 
+def test_a_providers_key_has_the_names_that_the_default_config_knows() -> None:
+    def keys(file: Path) -> dict[str, str]:
+        rows = yaml.safe_load(file.read_text())["providers"]
+        return {name: row["api_key"] for name, row in rows.items() if "api_key" in row}
+
+    assert keys(PLACE / "base/switchyard.yaml") == keys(ROOT / "config/switchyard.yaml")
+
+
 def test_secrets_are_named_and_nowhere_written(overlay: dict[str, dict[str, Any]]) -> None:
     assert "Secret" not in overlay
     (volume,) = (one["secret"] for one in pod(overlay)["volumes"] if "secret" in one)
@@ -269,9 +277,7 @@ def test_pods_never_have_a_store_each(overlay: dict[str, dict[str, Any]], tmp_pa
         )
 
 
-@pytest.mark.parametrize(
-    ("name", "ports"), [("external-redis", {6379}), ("sentinel", {6379, 26379}), ("cluster", {6379})]
-)
+@pytest.mark.parametrize(("name", "ports"), [("external-redis", set()), ("sentinel", {26379}), ("cluster", set())])
 def test_the_network_policy_lets_out_to_the_store_and_metrics_to_monitoring_alone(name: str, ports: set[int]) -> None:
     (policy,) = (one for one in kustomize.build(PLACE / "overlays" / name) if one["kind"] == "NetworkPolicy")
     (base,) = (one for one in kustomize.build(PLACE / "base") if one["kind"] == "NetworkPolicy")
@@ -279,7 +285,7 @@ def test_the_network_policy_lets_out_to_the_store_and_metrics_to_monitoring_alon
     def let_out(one: dict[str, Any]) -> set[int]:
         return {port["port"] for rule in one["spec"]["egress"] for port in rule["ports"]}
 
-    assert let_out(base) == {53, 443, 11434}
+    assert let_out(base) == {53, 443, 6379, 11434}
     assert let_out(policy) == let_out(base) | ports
     (metrics,) = (rule for rule in policy["spec"]["ingress"] if {"protocol": "TCP", "port": 9464} in rule["ports"])
     assert metrics["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
