@@ -15,7 +15,7 @@ from router.admin.pages.live import News, Tail, TeamFeed
 from router.changes import TeamChange
 from router.overview_rows import RequestRow
 from router.recent import recent_name
-from tests.pages.house import House
+from tests.pages.house import TOKEN, House
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -173,3 +173,14 @@ async def test_what_another_version_wrote_is_passed_over(house: House) -> None:
         await house.keys.cabinet.ask("XADD", name, "*", "r", "not json")
         await team.begin("a")
         assert shown(await feed.read()) == [("a", None)]
+
+
+async def test_a_row_that_was_made_for_an_administrator_is_made_anew_for_the_key_s_holder(house: House) -> None:
+    async with Team(house, "rows") as team:
+        key, credential = await house.key(team="rows")
+        await team.end("shown", key=key.id)
+        for secret, column in ((TOKEN, True), (credential, False)):
+            site = await house.sign_in(secret)
+            text = (await asyncio.to_thread(site.get, "/admin/overview")).text
+            assert 'id="r-shown"' in text
+            assert ("c-key" in text) == column
