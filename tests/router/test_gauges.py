@@ -20,6 +20,7 @@ import pytest
 from router.config import load_config
 from router.health import Health
 from router.provider_state import down
+from router.runtime import Runtime
 from router.snapshot import compile_snapshot
 from tests.router.test_metrics import scrape, until, value, values
 from tests.router.test_store_away import NOBODY_ELSE, store_at
@@ -101,6 +102,33 @@ def test_a_provider_that_leads_back_here_is_misconfigured(tmp_path: Path) -> Non
     (tmp_path / "c.yaml").write_text(f"providers: {{loop: {row}}}")
     snapshot = compile_snapshot(load_config(tmp_path / "c.yaml", {}))
     assert down(snapshot, Health(time.monotonic, lambda: 0.5), {}) == {"loop": "misconfigured"}
+
+
+def test_silence_makes_those_down_that_are_asked_for_their_models_and_are_near(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("""
+providers:
+  box: {vendor: ollama}
+  fixed: {vendor: ollama, models: [a]}
+  cloud: {vendor: openai, api_key: k, models: discover}
+""")
+    snapshot = compile_snapshot(load_config(tmp_path / "c.yaml", {}))
+    silent = dict.fromkeys(snapshot.providers, "unreachable")
+    assert down(snapshot, Health(time.monotonic, lambda: 0.5), silent) == {"box": "unreachable"}
+
+
+async def test_a_local_server_is_neither_up_nor_down_until_it_was_asked(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{refused_port()}"
+    (tmp_path / "c.yaml").write_text(f"""
+providers:
+  box: {{vendor: ollama, base_url: "{url}"}}
+  cloud: {{vendor: openai, api_key: k, base_url: "{url}/v1", models: discover}}
+""")
+    runtime = Runtime(load_config(tmp_path / "c.yaml", {}))
+    runtime.snapshot = compile_snapshot(runtime.config)
+    assert runtime.gauges._up() == {("cloud",): 1.0}
+    await runtime.discovery.look()
+    assert runtime.gauges._up() == {("cloud",): 1.0, ("box",): 0.0}
+    await runtime.http.close()
 
 
 def test_one_bad_model_does_not_make_a_provider_down(house: House) -> None:

@@ -112,6 +112,15 @@ def test_outcomes(bench: Bench) -> None:
     assert samples(whole, "ttft_seconds_count") == samples(whole, "time_per_output_token_seconds_count") == {}
 
 
+def test_one_token_has_no_pace(bench: Bench) -> None:
+    target, metrics = bench.target("openai", "gpt-5"), Metrics("1")
+    for output in (None, 0, 1):
+        trace = finished(chat(stream=True), attempt(target), status=200, first_content=1.0)
+        metrics.observe(trace, "chat", 3.0, bill_of(Part(target, Usage(5, output), 0, 7, False, True)))
+    assert samples(metrics, "ttft_seconds_count") == {("openai",): 3}
+    assert samples(metrics, "time_per_output_token_seconds_count") == {}
+
+
 def test_calls_that_nobody_answered(bench: Bench) -> None:
     missing = finished(chat(), answered=False, status=404, error=ModelNotFound("x"))
     metrics = one(missing, settled=False)

@@ -29,6 +29,7 @@ providers:
 models:
   chat: {targets: [cloud/answer, {to: "box/Other:7b"}], fallback: [box/last]}
   "gpt-*": {targets: [cloud/*]}
+  gpt-own: {targets: [named/first]}
 fallback: [box/end]
 """
 
@@ -120,6 +121,7 @@ def test_calls_that_are_refused_before_they_are_planned_keep_their_name(tmp_path
         "chat": "chat",
         "chat:latest": "chat",
         "gpt-5": "gpt-*",
+        "gpt-own": "gpt-own",
         "gpt-local": "gpt-*",
         "Found": "Found:latest",
         "nobody": "other",
