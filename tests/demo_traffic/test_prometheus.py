@@ -3,10 +3,11 @@
 The router has two workers and is scraped each second. Alerts wait two seconds in place of minutes, nothing else of the
 rules is changed.
 
-During the run these alerts fire: a provider is down and its breakers are open (`openai` fails for a while), a
-budget is nearly spent (of the team `course`), a config was refused, fallbacks answer more often than usual. Others may,
-by how the run goes: too many errors, errors and slowness of the store (it stands still for a moment), a long queue. Of
-those that cannot be true, none may fire.
+During the run these alerts fire: breakers are open (`openai` fails for a while), a budget is nearly spent (of the team
+`course`), a config was refused, fallbacks answer more often than usual. Others may, by how the run goes: too many
+errors, errors and slowness of the store (it stands still for a moment), a long queue. Of those that cannot be true,
+none may fire. No provider is down: `openai` has answered within two minutes, `spare` waits for a key and was never
+meant to take calls, the local `lab` was never there.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ from tests.simulators.server import free_port
 
 SHORT, MINUTE = 18.0, 60.0
 FIRE = {
-    "SwitchyardProviderDown", "SwitchyardBreakerOpen", "SwitchyardBudgetNearlySpent", "SwitchyardConfigReloadFailed",
+    "SwitchyardBreakerOpen", "SwitchyardBudgetNearlySpent", "SwitchyardConfigReloadFailed",
     "SwitchyardFallbacksAboveNormal",
 }  # fmt: skip
-SILENT = {"SwitchyardNoProviderUp", "SwitchyardRecordsLost", "SwitchyardLogLinesLost"}
+SILENT = {"SwitchyardProviderDown", "SwitchyardNoProviderUp", "SwitchyardRecordsLost", "SwitchyardLogLinesLost"}
 STATES = {
     "switchyard_circuit_open{provider='openai'}": (0, 1),
     "switchyard_config_reload_success": (0, 1),
@@ -170,14 +171,9 @@ def test_alerts_fire_where_they_should(run: Run) -> None:
     assert not fired & SILENT
     about = {(series.labels["alertname"], series.labels.get("provider", series.labels.get("team"))) for series in found}
     assert about >= {
-        ("SwitchyardProviderDown", "openai"),
         ("SwitchyardBreakerOpen", "openai"),
         ("SwitchyardBudgetNearlySpent", "course"),
     }
-    # What waits for a key was never meant to take calls.
-    assert ("SwitchyardProviderDown", "spare") not in about
-    # Nor a local server that was never there.
-    assert ("SwitchyardProviderDown", "lab") not in about
 
 
 def test_states_were_seen(run: Run) -> None:
