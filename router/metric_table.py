@@ -59,13 +59,16 @@ LABELS: Final[Mapping[str, tuple[str, str]]] = {
         "请求的模型名：`models` 中的名称或模式、自动发现的名称，或已知模型的 `provider/model`；其余为 `other`",
     ),
     "provider": (
-        "a provider of the config; `none` where nobody answered",
-        "配置中的服务商；无人应答时为 `none`",
+        "a provider of the config; `none` where nobody was asked, as for Ollama's empty calls that load a model, or"
+        " nobody answered",
+        "配置中的服务商；未向任何服务商发送（如 Ollama 用于加载模型的空调用）或无人应答时为 `none`",
     ),
     "model": (
-        "the model at the provider, by a name of the config, of the price lists or of a model list; anything else"
-        " (and of a model list the 257th and later) is `other`; `none` where nobody answered",
-        "服务商的模型：配置、价目表或模型列表中的名称；其余为 `other`；无人应答时为 `none`",
+        "the model at the provider, by a name of the config, of the price lists or of a model list; anything else is"
+        " `other`, and so are names of a model list beyond the first 256 that a worker has met since its start; `none` as"
+        " for `provider`",
+        "服务商的模型：配置、价目表或模型列表中的名称；其余为 `other`，每个进程启动以来遇到的模型列表名称超过 256 个的部分亦然；"
+        "`none` 同 `provider`",
     ),
     "status_class": (
         "`2xx`, `4xx`, `5xx` (also an answer that broke off after it began), or `499`: the client left",
@@ -148,8 +151,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "request_duration_seconds",
         "histogram",
-        "Time from a call's arrival until its answer was out.",
-        "从收到调用到回答发送完毕的时间。",
+        "Time from a call's arrival until its answer was out, with what was lost at providers that were tried before the"
+        " one that answered.",
+        "从收到调用到回答发送完毕的时间，含在作答者之前尝试的服务商上耗去的时间。",
         "seconds",
         ("dialect", "provider"),
         DURATION,
@@ -157,8 +161,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "ttft_seconds",
         "histogram",
-        "Time from a call's arrival to the first content of its stream.",
-        "从收到调用到流式回答首个内容的时间。",
+        "Time from a call's arrival to the first content of its stream, with what was lost at providers that were tried"
+        " before the one that answered.",
+        "从收到调用到流式回答首个内容的时间，含在作答者之前尝试的服务商上耗去的时间。",
         "seconds",
         ("provider",),
         DURATION,
@@ -218,8 +223,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "provider_up",
         "gauge",
         "1 when the provider takes calls, 0 when not, also where it is off (see provider_down for why). Of several"
-        " workers the smallest. Absent until a local server was asked for its models for the first time.",
-        "服务商可用为 1，不可用或未启用为 0（原因见 provider_down）；多个进程时取最小值。"
+        " workers the smallest: 0 when at least one finds it down, though others may have it answer. Absent until a local server was asked for its models for the first time.",
+        "服务商可用为 1，不可用或未启用为 0（原因见 provider_down）；多个进程时取最小值：至少一个进程认为不可用即为 0，其他进程可能仍得到回答。"
         "本地服务器首次查询模型列表之前无此值。",
         "",
         ("provider",),
@@ -246,8 +251,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "circuit_open",
         "gauge",
-        "Models of the provider whose breaker is open.",
-        "该服务商熔断器已打开的模型数。",
+        "Models of the provider whose breaker is open; once its pause is over, not until the next call has failed, too.",
+        "该服务商熔断器已打开的模型数；暂停结束后，下一次调用失败之前不计入。",
         "models",
         ("provider",),
         across="max",
@@ -443,8 +448,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "log_lines_dropped_total",
         "counter",
-        "Request log lines that were not written.",
-        "未能写入的请求日志行数。",
+        "Lines of the log that were not written.",
+        "未能写入的日志行数。",
         "lines",
     ),
     Family(

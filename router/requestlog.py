@@ -1,11 +1,14 @@
-"""One JSON line for each request, written by a thread of its own. No prompts, no credentials: ids, names, numbers.
+"""What the router writes to standard error: a JSON line for each request, and its messages, by a thread of their own.
+No prompts, no credentials: ids, names, numbers.
 
-The queue is bounded: when the sink is slower than the traffic, lines are dropped and counted, never waited for.
+The queue is bounded: when the sink is slower than the traffic, lines are dropped and counted, never waited for. So no
+reader that stands still holds up the router, nor its end.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import stat
@@ -24,49 +27,63 @@ STOP_SECONDS = 2.0
 
 
 class RequestLog:
-    """Writes to a file descriptor (standard error by default)."""
+    """Writes to a file descriptor (standard error by default). `requests`: False leaves the requests' lines out."""
 
-    def __init__(self, fd: int = 2, *, enabled: bool = True) -> None:
+    def __init__(self, fd: int = 2, *, requests: bool = True) -> None:
         self.dropped = 0
         self._fd = fd
-        self._lines: deque[Mapping[str, Any]] = deque()
-        self._stop = threading.Event()
+        self._lines: deque[Mapping[str, Any] | bytes] = deque()
+        self._news = threading.Event()
+        self._stopping = False
         self._thread: threading.Thread | None = None
-        self._enabled = enabled
+        self._requests = requests
         self._shared = _is_pipe(fd)
         """Other processes may write to it too: only short writes are whole there."""
         self._torn = False
         """The last line was cut: the next one begins on a line of its own."""
 
     def start(self) -> None:
-        if self._enabled:
-            self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
-            self._thread.start()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
+        self._thread.start()
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Queue one line. Values are strings, numbers, booleans or None."""
-        if not self._enabled:
-            return
-        if len(self._lines) >= LIMIT:
-            self.dropped += 1
-            return
-        self._lines.append(line)
+        """Queue a request's line. Values are strings, numbers, booleans or None."""
+        if self._requests:
+            self._queue(line)
+
+    def say(self, text: str) -> None:
+        """Queue a message, and have it written at once: it may be of one line or of several."""
+        self._queue(text.encode("utf-8", "backslashreplace") + b"\n")
+        self._news.set()
 
     def stop(self) -> None:
         """Flush what waits and end the thread. When the sink is stuck, what waits is given up: the router's end waits
         for no reader."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=STOP_SECONDS)
-            if self._thread.is_alive():
-                self.dropped += len(self._lines)
-                self._lines.clear()
-                return
-        self._flush()
+        if self._thread is None:
+            self.start()
+        assert self._thread is not None
+        self._stopping = True
+        self._news.set()
+        self._thread.join(timeout=STOP_SECONDS)
+        if not self._thread.is_alive():
+            self._thread = None
+        else:
+            self.dropped += len(self._lines)
+            self._lines.clear()
+
+    def _queue(self, line: Mapping[str, Any] | bytes) -> None:
+        if len(self._lines) >= LIMIT:
+            self.dropped += 1
+        else:
+            self._lines.append(line)
 
     def _run(self) -> None:
-        while not self._stop.wait(FLUSH_SECONDS):
+        while not self._stopping:
+            self._news.wait(FLUSH_SECONDS)
+            self._news.clear()
             self._flush()
+        self._flush()
 
     def _flush(self) -> None:
         while self._lines:
@@ -95,6 +112,20 @@ class RequestLog:
         return False
 
 
+class Messages(logging.Handler):
+    """Puts the messages of `logging` between the requests' lines."""
+
+    def __init__(self, log: RequestLog) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._log.say(self.format(record))
+        except (TypeError, ValueError, KeyError):  # its words do not fit its values: as logging's own handlers do
+            self.handleError(record)
+
+
 _LINE_END = 0x0A
 
 
@@ -119,7 +150,9 @@ def _pieces(lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
     yield some
 
 
-def _encoded(line: Mapping[str, Any]) -> bytes:
+def _encoded(line: Mapping[str, Any] | bytes) -> bytes:
+    if isinstance(line, bytes):
+        return line
     try:
         return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:

@@ -95,7 +95,7 @@ class Runtime:
         self.version = package_version()
         self.data_dir = Path(config.data_dir)
         self.metrics = Metrics(self.version, slot)
-        self.log = log or RequestLog()
+        self.log = log or RequestLog(requests=False)
         self.health = Health(self.monotonic, random.random)
         self.http = HttpTransport()
         self.litellm = LitellmTransport()
@@ -155,8 +155,6 @@ class Runtime:
         """
         self.listeners = dict(listeners)
         undo = self._started
-        self.log.start()
-        undo.callback(self.log.stop)
         self.telemetry = open_telemetry(self.config.telemetry, os.environ, version=self.version)
         if self.telemetry is not None:
             undo.push_async_callback(self.telemetry.close)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -31,6 +32,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT = Path("config/switchyard.yaml")
 
 
+def tell(text: str, *, err: bool = False) -> None:
+    """A line for whoever watches. Nobody has to: when the pipe is closed or the disk is full, the stream is sent
+    nowhere from then on, and what was to be done goes on."""
+    stream = sys.stderr if err else sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # or the interpreter's last flush would make the exit code 120
+        os.close(nowhere)
+
+
 def config_path(option: Path | None) -> Path:
     """The config file to read: the one asked for, the one in this directory, or the default of the installation."""
     if option is not None:
@@ -44,9 +57,11 @@ def config_path(option: Path | None) -> Path:
     return built_in if built_in.is_file() else package.parent / DEFAULT  # in a checkout
 
 
-def read_config(option: Path | None, copy: Path | None = None) -> Config:
-    """The config, or every problem of it on standard error and exit code 1. Warnings go to standard error too, except
-    those of a `copy`, which somebody has read before."""
+def read_config(
+    option: Path | None, copy: Path | None = None, say: Callable[[str], object] = partial(tell, err=True)
+) -> Config:
+    """The config, or every problem of it on standard error and exit code 1. `say` gets the warnings, except those of a
+    `copy`, which somebody has read before."""
     from router.config import ConfigErrors, load_config
 
     try:
@@ -61,10 +76,10 @@ def read_config(option: Path | None, copy: Path | None = None) -> Config:
             check(config, os.environ)
     except ConfigErrors as errors:
         for problem in errors.problems:
-            typer.echo(str(problem), err=True)
+            tell(str(problem), err=True)
         raise typer.Exit(1) from errors
     for warning in config.warnings if copy is None else ():
-        typer.echo(f"{warning} (warning)", err=True)
+        say(f"{warning} (warning)")
     return config
 
 
@@ -76,26 +91,14 @@ def snapshot_of(config: Config) -> Snapshot:
     try:
         return compile_snapshot(config)
     except ConfigErrors as errors:
-        typer.echo(str(errors), err=True)
+        tell(str(errors), err=True)
         raise typer.Exit(1) from errors
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
     """`message` on standard error, and the end."""
-    typer.echo(f"switchyard: {message}", err=True)
+    tell(f"switchyard: {message}", err=True)
     raise typer.Exit(code)
-
-
-def tell(text: str, *, err: bool = False) -> None:
-    """A line for whoever watches a router that runs. Nobody has to: when the pipe is closed or the disk is full, the
-    stream is sent nowhere from then on, and the router goes on."""
-    stream = sys.stderr if err else sys.stdout
-    try:
-        print(text, file=stream, flush=True)
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())  # or the interpreter's last flush would make the exit code 120
-        os.close(nowhere)
 
 
 def print_json(value: Any) -> None:  # any JSON

@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,8 +24,11 @@ if TYPE_CHECKING:
     from router.config import Config, Listen, MetricsListen
     from router.keys import Bootstrap
     from router.local_model import ModelState
+    from router.requestlog import RequestLog
     from router.runtime import Runtime
     from router.slots import Slot, SlotDirectory
+
+log = logging.getLogger("switchyard.workers")
 
 
 def serve(
@@ -41,15 +43,32 @@ def serve(
     The address, the first key and a command to try are printed on standard output, request logs go to standard error.
     """
     started = time.monotonic()
+    from router.requestlog import RequestLog
+
+    lines = RequestLog(requests=log)
+    lines.start()
+    try:
+        code = _serve(config, host, port, workers, lines, started)
+    finally:
+        lines.stop()
+    raise typer.Exit(code)
+
+
+def _serve(
+    config: Path | None, host: str | None, port: int | None, workers: int | None, lines: RequestLog, started: float
+) -> int:
+    """The exit code, when the router has ended."""
+    from router.requestlog import Messages
     from router.slots import inherited_slot
 
     slot = inherited_slot(os.environ)
-    found = read_config(config, slot.config_copy)
+    found = read_config(config, slot.config_copy, lines.say)
     found = _with_listener(found, host, port)
     logging.basicConfig(
-        level=found.server.log.level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        level=found.server.log.level.upper(), format="%(levelname)s %(name)s: %(message)s", handlers=[Messages(lines)]
     )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # uvicorn warns of what is no HTTP: anybody could fill the log with it.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
     import uvloop
 
     from router.cli import workers as processes
@@ -60,10 +79,8 @@ def serve(
     path = config_path(config)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if count > 1:
-            code = runner.run(_supervise(found, path, sockets, count, log=log, started=started))
-        else:
-            code = runner.run(_run(found, path, sockets, log=log, started=started, slot=slot if inherited else None))
-    raise typer.Exit(code)
+            return runner.run(_supervise(found, path, sockets, count, lines=lines, started=started))
+        return runner.run(_run(found, path, sockets, lines=lines, started=started, slot=slot if inherited else None))
 
 
 def _with_listener(config: Config, host: str | None, port: int | None) -> Config:
@@ -106,11 +123,10 @@ def _bind(config: Config) -> list[socket.socket]:
 
 
 async def _run(
-    config: Config, path: Path, sockets: list[socket.socket], *, log: bool, started: float, slot: Slot | None
+    config: Config, path: Path, sockets: list[socket.socket], *, lines: RequestLog, started: float, slot: Slot | None
 ) -> int:
     """Serve: as the only process, or as the worker in `slot`."""
     from router.app import App
-    from router.requestlog import RequestLog
     from router.runtime import Runtime
     from router.server import Server
     from router.slots import ALONE
@@ -118,7 +134,7 @@ async def _run(
 
     stop, hurry = _signals()
     worker = slot is not None
-    runtime = Runtime(config, config_path=path, log=RequestLog(enabled=log), slot=slot or ALONE)
+    runtime = Runtime(config, config_path=path, log=lines, slot=slot or ALONE)
 
     def ready() -> None:
         say.ready()
@@ -136,10 +152,10 @@ async def _run(
             _settle_garbage()
             await server.serve_until(stop, sockets[: len(config.server.listen)], ready)
             runtime.draining = True
-            await _drain(runtime, hurry, config.server.limits.drain_seconds, say)
+            await _drain(runtime, hurry, config.server.limits.drain_seconds)
             await server.finish()
     except StoreError as bad:
-        say.line(f"switchyard: {bad}", err=True)
+        lines.say(f"switchyard: {bad}")
         return 1
     finally:
         await runtime.stop()
@@ -174,25 +190,23 @@ def _settle_garbage() -> None:
 
 
 async def _supervise(
-    config: Config, path: Path, sockets: list[socket.socket], count: int, *, log: bool, started: float
+    config: Config, path: Path, sockets: list[socket.socket], count: int, *, lines: RequestLog, started: float
 ) -> int:
     """Own the store and the demo model, and keep `count` workers running that serve."""
     from router.cli.workers import Workers
-    from router.requestlog import RequestLog
     from router.runtime import Runtime
     from router.slots import SlotDirectory
     from router.store import StoreError
 
     stop, hurry = _signals()
-    runtime = Runtime(config, config_path=path, log=RequestLog(enabled=False))
+    runtime = Runtime(config, config_path=path, log=lines)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.reload)  # until there are workers
     say = _Console(runtime, sockets, started)
     for name, row in config.providers.items():
         if row.max_concurrency is not None and row.max_concurrency < count:
-            say.line(
+            lines.say(
                 f"switchyard: providers.{name}.max_concurrency is {row.max_concurrency}, and {count} workers have one"
-                f" place each; its limits.concurrency counts for all together",
-                err=True,
+                f" place each; its limits.concurrency counts for all together"
             )
     async with AsyncExitStack() as undo:
         try:
@@ -208,11 +222,11 @@ async def _supervise(
             say.ready()
             await workers.run(stop, hurry)
         except StoreError as bad:
-            say.line(f"switchyard: {bad}", err=True)
+            lines.say(f"switchyard: {bad}")
             return 1
         except OSError as bad:  # the directory cannot be made, or no process
             place = f" in data_dir {runtime.data_dir}" if bad.filename is not None else ""
-            say.line(f"switchyard: the workers cannot be started{place}: {bad.strerror}", err=True)
+            lines.say(f"switchyard: the workers cannot be started{place}: {bad.strerror}")
             return 1
     return 0
 
@@ -224,7 +238,7 @@ def _reload(runtime: Runtime, directory: SlotDirectory, workers: Workers) -> Non
     try:
         directory.keep_config(runtime.config.origin.data, refused)
     except OSError as bad:
-        tell(f"switchyard: {bad}; workers that are replaced begin as if it had not been asked for", err=True)
+        log.warning("%s; workers that are replaced begin as if it had not been asked for", bad)
     workers.reload()
 
 
@@ -251,11 +265,11 @@ def _listeners(config: Config, sockets: list[socket.socket]) -> dict[tuple[str, 
     return found
 
 
-async def _drain(runtime: Runtime, hurry: asyncio.Event, seconds: float, say: _Console) -> None:
+async def _drain(runtime: Runtime, hurry: asyncio.Event, seconds: float) -> None:
     """Let running calls end; those that take too long get an error event."""
     calls = runtime.calls
     if calls.active:
-        say.line(f"waiting up to {seconds:g} s for {calls.active} running call(s); once more to end them now", err=True)
+        runtime.log.say(f"waiting up to {seconds:g} s for {calls.active} running call(s); once more to end them now")
         deadline = time.monotonic() + seconds
         while calls.active and not hurry.is_set() and time.monotonic() < deadline:
             try:
@@ -285,22 +299,19 @@ class _Console:
         self._last = ""
         self._shown = False
 
-    def line(self, text: str, *, err: bool = False) -> None:
-        tell(text, err=err)
-
     def model(self, state: ModelState) -> None:
         """Progress of the demo model, a line for each step."""
         step = f"{state.state} {int(state.progress * 4)}"
         if step != self._last and not self._quiet:
             self._last = step
             done = f" {state.progress:4.0%}" if state.state in ("preparing", "loading") else ""
-            self.line(f"demo model: {state.state}{done}{': ' + state.detail if state.detail else ''}", err=True)
+            self._runtime.log.say(f"demo model: {state.state}{done}{': ' + state.detail if state.detail else ''}")
 
     def made(self, made: Bootstrap) -> None:
         self._made = made
         if self._shown:
             # The store was down when the router began to serve.
-            self.line("\n".join(self._secrets()))
+            tell("\n".join(self._secrets()))
 
     def ready(self) -> None:
         if not self._quiet:
@@ -355,7 +366,7 @@ class _Console:
             f"-H 'Content-Type: application/json' -d '{body}'",
             "",
         ]
-        self.line("\n".join(lines))
+        tell("\n".join(lines))
 
 
 _WILDCARDS = ("0.0.0.0", "::")  # compared, not bound

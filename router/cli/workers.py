@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
 import sys
 import time
 
-from router.cli.common import tell
 from router.embedded import die_with_parent
 from router.slots import VARIABLE as SLOT
 from router.slots import SlotDirectory
+
+log = logging.getLogger("switchyard.workers")
 
 VARIABLE = "SWITCHYARD_WORKER_SOCKETS"
 """Set for a worker: the numbers of the listening sockets that it inherits."""
@@ -93,7 +95,7 @@ class Workers:
             while started is None:
                 if self._stopping.is_set():
                     return
-                tell(f"switchyard: {why}; starting another", err=True)
+                log.warning("%s; starting another", why)
                 pause = 0.2 if time.monotonic() - began > STEADY_SECONDS else min(pause * 2, LONGEST_PAUSE)
                 try:
                     async with asyncio.timeout(pause):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from router import requestlog
-from router.requestlog import RequestLog
+from router.requestlog import Messages, RequestLog
 
 
 @contextmanager
@@ -73,13 +74,38 @@ def test_what_does_not_fit_is_counted(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [line["n"] for line in lines_of((tmp_path / "log").read_bytes())] == [0, 1, 2, 3, 4]
 
 
-def test_switched_off_it_keeps_nothing() -> None:
-    log = RequestLog(-1, enabled=False)
+def test_messages_stand_between_the_lines_and_are_there_without_them(tmp_path: Path) -> None:
+    told = logging.getLogger("told")
+    told.propagate = False
+    for requests in (True, False):
+        place = tmp_path / str(requests)
+        handle = os.open(place, os.O_CREAT | os.O_WRONLY, 0o600)
+        log = RequestLog(handle, requests=requests)
+        told.addHandler(handler := Messages(log))
+        log.write({"n": 1})
+        told.warning("half \ud800 a %s\nand more", "pair")
+        log.write({"n": 2})
+        log.start()
+        log.stop()
+        log.say("late")
+        log.stop()
+        told.removeHandler(handler)
+        os.close(handle)
+        first, second = (b'{"n":1}\n', b'{"n":2}\n') if requests else (b"", b"")
+        assert place.read_bytes() == first + b"half \\ud800 a pair\nand more\n" + second + b"late\n"
+        assert log.dropped == 0
+
+
+def test_a_message_does_not_wait_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requestlog, "FLUSH_SECONDS", 3600.0)
+    reader, writer = os.pipe()
+    log = RequestLog(writer)
     log.start()
-    log.write({"a": 1})
+    log.say("now")
+    assert os.read(reader, 100) == b"now\n"
     log.stop()
-    assert log.dropped == 0
-    assert not log._lines
+    os.close(reader)
+    os.close(writer)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")

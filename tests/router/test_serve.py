@@ -369,40 +369,71 @@ def settled(statuses: list[tuple[float, int]], since: float) -> bool:
 # --- a terminal that goes away
 
 
+@pytest.fixture
+def unread() -> Iterator[int]:
+    """A pipe that is full, with a reader that stands still."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        while True:
+            os.write(writer, b"\n" * 4096)
+    except BlockingIOError:
+        pass
+    os.set_blocking(writer, True)
+    yield writer
+    os.close(writer)
+    os.close(reader)
+
+
+@pytest.mark.parametrize("sink", ["closed", "full disk", "unread"])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_nobody_reads_any_more_what_it_says(
-    tmp_path: Path, cloud: Simulator, local: Simulator, fresh: Callable[[str], str], workers: int
+    tmp_path: Path,
+    cloud: Simulator,
+    local: Simulator,
+    fresh: Callable[[str], str],
+    workers: int,
+    sink: str,
+    unread: int,
 ) -> None:
     """`switchyard serve | head`: it serves, refuses a bad reload, replaces workers, drains, and ends well."""
-    router = RouterProcess(tmp_path, {**providers(cloud.url, local.url), "server": {"limits": {"drain_seconds": 10}}})
-    with subprocess.Popen(
-        [*router.command, "--workers", str(workers)],
-        cwd=ROOT,
-        env=router._env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as process:
+    server = {"limits": {"drain_seconds": 10}, "admin_token": TOKEN}  # a literal, so that there is something to warn of
+    router = RouterProcess(tmp_path, {**providers(cloud.url, local.url), "server": server})
+    with (
+        open("/dev/full", "wb") as full,
+        subprocess.Popen(
+            [*router.command, "--workers", str(workers)],
+            cwd=ROOT,
+            env=router._env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr={"closed": subprocess.PIPE, "full disk": full.fileno(), "unread": unread}[sink],
+            start_new_session=True,
+        ) as process,
+    ):
         try:
             router.process = process
             assert process.stdout is not None
-            assert process.stderr is not None
             banner = ""
+            patience = threading.Timer(START_SECONDS, process.kill)
+            patience.start()
             for line in process.stdout:
                 banner += line.decode()
                 if "curl" in banner:
                     break
+            patience.cancel()
             key = re.search(r"^  key +(sk-\S+)", banner, re.MULTILINE)
-            assert key is not None
+            assert key is not None, "it does not begin to serve"
             process.stdout.close()
-            process.stderr.close()
+            if process.stderr is not None:
+                process.stderr.close()
             client = Client(router.port, key[1])
             until(lambda: client.request("GET", "/healthz").status == 200)
             for _ in range(5):
                 assert client.ask(OPENAI, "chat", stream=False).status == 200
             if workers == 1:
-                until(lambda: b"switchyard_log_lines_dropped_total 5.0" in client.request("GET", "/metrics").body)
+                wanted = r"switchyard_log_lines_dropped_total " + ("0.0" if sink == "unread" else "[5-9].0")
+                until(lambda: re.search(wanted, client.request("GET", "/metrics").body.decode()) is not None)
             else:
                 victim = min(workers_of(router))
                 os.kill(victim, signal.SIGKILL)

@@ -39,23 +39,21 @@ async def there(mark: Path) -> None:
             await asyncio.sleep(0.02)
 
 
-async def until_said(capsys: pytest.CaptureFixture[str], word: str, times: int) -> str:
-    said = ""
+async def until_said(caplog: pytest.LogCaptureFixture, word: str, times: int) -> str:
     async with asyncio.timeout(10):
-        while said.count(word) < times:
+        while "\n".join(caplog.messages).count(word) < times:  # noqa: ASYNC110 - other processes end
             await asyncio.sleep(0.01)
-            said += capsys.readouterr().err
-    return said
+    return "\n".join(caplog.messages)
 
 
 async def test_workers_that_die_at_once_are_started_with_growing_pauses(
-    tmp_path: Path, shared: SlotDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shared: SlotDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     marks = tmp_path / "marks"
     monkeypatch.setattr(sys, "executable", program(tmp_path, f"date +%s%N >> {marks}; exit 3"))
     workers = Workers(1, [], 1.0, shared)
     await workers.start()
-    said = await until_said(capsys, "ended with 3; starting another", 3)
+    said = await until_said(caplog, "ended with 3; starting another", 3)
     assert said.count("worker") == 3
     times = [int(line) / 1e9 for line in marks.read_text().split()]
     pauses = [after - before for before, after in itertools.pairwise(times)]
@@ -70,13 +68,13 @@ async def test_workers_that_die_at_once_are_started_with_growing_pauses(
 
 
 async def test_a_worker_that_cannot_be_started_is_tried_again(
-    tmp_path: Path, shared: SlotDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shared: SlotDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sys, "executable", program(tmp_path, "exit 0"))
     workers = Workers(1, [], 1.0, shared)
     await workers.start()
     monkeypatch.setattr(sys, "executable", str(tmp_path / "not there"))
-    await until_said(capsys, "no worker could be started", 1)
+    await until_said(caplog, "no worker could be started", 1)
     mark = tmp_path / "mark"
     monkeypatch.setattr(sys, "executable", program(tmp_path, f"touch {mark}; exec sleep 60"))
     await there(mark)
