@@ -28,9 +28,14 @@ Values = Sequence[tuple[Sequence[str], Sequence[float]]]
 """Label values and numbers: one, or those of a histogram (its buckets, what is beyond them, and the sum)."""
 
 
-def key_of(name: str, labels: Sequence[str]) -> str:
+def key_of(family: Family, labels: Sequence[str]) -> str:
     """How a set of labels is named in a file."""
-    return "\0".join((name, *(_text(label) for label in labels)))
+    return "\0".join((_place(family), *(_text(label) for label in labels)))
+
+
+def _place(family: Family) -> str:
+    """A worker of another version may have begun the file, with other buckets: those are others' cells."""
+    return f"{family.name}/{family.cells}"
 
 
 def _text(label: str) -> str:
@@ -53,7 +58,7 @@ class Board:
     """All series of all workers by family, kept from one look to the next."""
 
     def __init__(self, shelves: Iterable[Shelf], families: Sequence[Family] = FAMILIES) -> None:
-        self._shelves = [_Half(shelf, {family.name: family for family in families}) for shelf in shelves]
+        self._shelves = [_Half(shelf, {_place(family): family for family in families}) for shelf in shelves]
         self._families = families
 
     def look(self) -> None:
@@ -137,14 +142,14 @@ class _Half:
         if series is not None:
             series.parts.append((entry.cells, entry.place))
             return None
-        name, *labels = entry.key.split("\0")
-        family = self._families.get(name)
+        place, *labels = entry.key.split("\0")
+        family = self._families.get(place)
         if family is None:
             return None
         series = self._series[entry.key] = Series(family, tuple(labels))
         series.parts.append((entry.cells, entry.place))
-        self._by_family.setdefault(name, []).append(series)
-        return name
+        self._by_family.setdefault(family.name, []).append(series)
+        return family.name
 
 
 def _labels(series: Series) -> tuple[str, ...]:

@@ -78,18 +78,18 @@ class Histogram:
 class Numbers:
     """The children of one counter or gauge by their label values."""
 
-    __slots__ = ("_known", "_name", "_shelf", "_size")
+    __slots__ = ("_family", "_known", "_shelf")
 
     def __init__(self, name: str, shelf: Shelf) -> None:
-        self._name, self._shelf = name, shelf
-        self._size = len(BY_NAME[name].labels)
+        self._family, self._shelf = BY_NAME[name], shelf
         self._known: dict[tuple[str, ...], Number] = {}
 
     def of(self, *values: str) -> Number:
         child = self._known.get(values)
         if child is None:
-            assert len(values) == self._size, self._name
-            child = self._known[values] = Number(self._shelf.own.entry(key_of(self._name, values), 1))
+            family = self._family
+            assert len(values) == len(family.labels), family.name
+            child = self._known[values] = Number(self._shelf.own.entry(key_of(family, values), 1))
         return child
 
     def known(self) -> Mapping[tuple[str, ...], Number]:
@@ -110,7 +110,7 @@ class Histograms:
         if child is None:
             family = self._family
             assert len(values) == len(family.labels), family.name
-            entry = self._shelf.own.entry(key_of(family.name, values), family.cells)
+            entry = self._shelf.own.entry(key_of(family, values), family.cells)
             child = self._known[values] = Histogram(entry, family.buckets)
         return child
 

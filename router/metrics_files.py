@@ -78,6 +78,7 @@ class File:
         if not path.exists():
             # Complete from the first moment: other workers read whatever is there.
             made = path.with_name(f".{path.name}")
+            made.touch(0o600)
             made.write_bytes(_USED.pack(_HEAD).ljust(SMALLEST, b"\0"))
             made.replace(path)
         self._handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)

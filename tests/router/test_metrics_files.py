@@ -8,15 +8,18 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router import metrics_files
+from router.metric_table import BY_NAME, Family
 from router.metrics import Metrics
-from router.metrics_files import KINDS, SMALLEST
+from router.metrics_files import KINDS, SMALLEST, File, Other, _extend
 from router.slots import Slot, SlotDirectory
 from tests.simulators.router import ROOT
 
@@ -143,13 +146,49 @@ def test_a_killed_worker_loses_nothing_and_its_successor_goes_on(tmp_path: Path)
     directory.close()
 
 
+def test_a_successor_with_other_buckets_counts_in_cells_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        family = replace(BY_NAME["request_duration_seconds"], buckets=(1.0,))
+        before.setitem(cast("dict[str, Family]", BY_NAME), family.name, family)
+        count(Metrics("0", Slot(0, 1, tmp_path)), 5)
+    metrics = Metrics("1", Slot(0, 1, tmp_path))
+    count(metrics, 2)
+    found = shown(metrics)
+    assert found['switchyard_upstream_attempts_total{outcome="ok",provider="cloud"}'] == 7
+    assert found['switchyard_request_duration_seconds_count{dialect="openai",provider="cloud"}'] == 2
+    assert found['switchyard_request_duration_seconds_sum{dialect="openai",provider="cloud"}'] == pytest.approx(0.6)
+
+
+def test_a_file_that_grows_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, other = File(tmp_path / "x"), Other(tmp_path / "x")
+    own.entry("first", 1)
+    other.look()
+    real = os.stat
+
+    def stat(path: Path) -> os.stat_result:
+        found = real(path)
+        monkeypatch.undo()
+        for number in range(2000):
+            own.entry(f"later {number}", 3)
+        return found
+
+    monkeypatch.setattr(os, "stat", stat)
+    other.look()
+    assert real(tmp_path / "x").st_size > SMALLEST
+    assert [entry.key for entry in other.entries] == [entry.key for entry in own.entries]
+
+
 def test_files_grow(tmp_path: Path) -> None:
     metrics = Metrics("1", Slot(0, 1, tmp_path))
     first = metrics._attempts.of("provider-0", "ok")
     for number in range(2000):
         metrics._attempts.of(f"provider-{number}", "ok").inc()
     first.inc()
-    assert (tmp_path / "counter_0.db").stat().st_size >= 2 * SMALLEST
+    file = (tmp_path / "counter_0.db").stat()
+    assert file.st_size >= 2 * SMALLEST
+    assert file.st_mode & 0o777 == 0o600
     again = Metrics("1", Slot(0, 1, tmp_path))
     again._attempts.of("provider-1999", "ok").inc()
     found = shown(again)
@@ -181,6 +220,14 @@ def test_a_router_that_is_started_again_counts_from_0(tmp_path: Path) -> None:
     assert list((tmp_path / "workers").iterdir()) == [again.path]
     assert name not in shown(Metrics("1", again.slot(0, 2)))
     again.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot say that there is room")
+def test_a_file_grows_where_there_is_room(tmp_path: Path) -> None:
+    with (tmp_path / "x").open("wb") as file:
+        _extend(file.fileno(), 0, 1 << 20)
+        found = os.fstat(file.fileno())
+    assert found.st_blocks * 512 >= found.st_size == 1 << 20
 
 
 def test_a_full_disk_costs_a_series_and_no_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
