@@ -17,7 +17,7 @@ from router.config import ConfigErrors, load_config
 from router.metrics import Metrics
 from router.routing import compile_snapshot
 from tests.deploy import dockerfile, kustomize
-from tools.check_docs import ROOT
+from tools.check_docs import ROOT, Page
 
 PLACE: Final = ROOT / "docker/kubernetes"
 OVERLAYS: Final = ("external-redis", "sentinel", "cluster")
@@ -215,6 +215,18 @@ def test_secrets_are_named_and_nowhere_written(overlay: dict[str, dict[str, Any]
     assert endpoint["port"] in {one["name"] for one in overlay["Service"]["spec"]["ports"]}
     command = (ROOT / "docs/deployment.md").read_text()
     assert all(f"--from-file={name}=" in command for name in SECRETS), "the page has the command that makes the Secret"
+
+
+def test_the_page_makes_the_operators_rules_of_ours() -> None:
+    (block,) = (one.text for one in Page(Path("docs/deployment.md")).blocks if "kind: PrometheusRule" in one.text)
+    command = ["bash", "-c", f"kubectl() {{ cat; }}\n{block}"]
+    text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    made = [one for one in yaml.safe_load_all(text) if one is not None]
+    assert [one["metadata"]["name"] for one in made] == ["switchyard-recording", "switchyard-alerts"]
+    files = yaml.safe_load((ROOT / "config/prometheus/prometheus.yml").read_text())["rule_files"]
+    assert [one["spec"] for one in made] == [
+        yaml.safe_load((ROOT / "config/prometheus" / name).read_text()) for name in files
+    ]
 
 
 def test_everything_selects_the_same_pods(overlay: dict[str, dict[str, Any]]) -> None:
