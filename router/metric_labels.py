@@ -15,7 +15,8 @@ from router.snapshot import MAX_MODEL_NAME, Snapshot, Target, base_name
 LONGEST: Final = 100
 """Characters of a label."""
 MOST_LISTED: Final = 256
-"""Names of a provider's model list that may be labels, for as long as the process lives."""
+"""Names of a provider's model list that may be labels, for as long as the process lives. Workers each have their own,
+and so does one that replaces another: `/metrics` may show more."""
 
 
 class Admitted:

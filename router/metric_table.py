@@ -65,10 +65,10 @@ LABELS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "model": (
         "the model at the provider, by a name of the config, of the price lists or of a model list; anything else is"
-        " `other`, and so are names of a model list beyond the first 256 that a worker has met since its start; `none` as"
-        " for `provider`",
-        "服务商的模型：配置、价目表或模型列表中的名称；其余为 `other`，每个进程启动以来遇到的模型列表名称超过 256 个的部分亦然；"
-        "`none` 同 `provider`",
+        " `other`, and so are names of a model list after the first 256 that a worker has met since its start; `none`"
+        " as for `provider`",
+        "服务商的模型：配置、价目表或模型列表中的名称；其余为 `other`，"
+        "模型列表的名称则限每个进程启动以来最先遇到的 256 个；`none` 同 `provider`",
     ),
     "status_class": (
         "`2xx`, `4xx`, `5xx` (also an answer that broke off after it began), or `499`: the client left",
@@ -151,8 +151,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "request_duration_seconds",
         "histogram",
-        "Time from a call's arrival until its answer was out, with what was lost at providers that were tried before the"
-        " one that answered.",
+        "Time from a call's arrival until its answer was out, with what was lost at providers that were tried before"
+        " the one that answered.",
         "从收到调用到回答发送完毕的时间，含在作答者之前尝试的服务商上耗去的时间。",
         "seconds",
         ("dialect", "provider"),
@@ -223,8 +223,10 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "provider_up",
         "gauge",
         "1 when the provider takes calls, 0 when not, also where it is off (see provider_down for why). Of several"
-        " workers the smallest: 0 when at least one finds it down, though others may have it answer. Absent until a local server was asked for its models for the first time.",
-        "服务商可用为 1，不可用或未启用为 0（原因见 provider_down）；多个进程时取最小值：至少一个进程认为不可用即为 0，其他进程可能仍得到回答。"
+        " workers the smallest: 0 when at least one finds it down, though others may have it answer. Absent until a"
+        " local server was asked for its models for the first time.",
+        "服务商可用为 1，不可用或未启用为 0（原因见 provider_down）；"
+        "多个进程时取最小值：至少一个进程认为不可用即为 0，其他进程可能仍得到回答。"
         "本地服务器首次查询模型列表之前无此值。",
         "",
         ("provider",),
@@ -251,7 +253,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "circuit_open",
         "gauge",
-        "Models of the provider whose breaker is open; once its pause is over, not until the next call has failed, too.",
+        "Models of the provider whose breaker is open; once its pause is over, not until the next call has failed.",
         "该服务商熔断器已打开的模型数；暂停结束后，下一次调用失败之前不计入。",
         "models",
         ("provider",),

@@ -123,6 +123,18 @@ def test_choices_are_labels_of_their_families() -> None:
         assert set(labels) <= set(BY_NAME[name].labels), name
 
 
+def test_a_chosen_provider_hides_no_failure() -> None:
+    """Who was not answered has no provider and no model."""
+    asked = [
+        selector
+        for query in board_queries()
+        for selector in selectors(promql_parser.parse(query.expr))
+        if selector.name == "switchyard_requests_total" and "status_class" in query.expr
+    ]
+    assert asked
+    assert not [found for found in asked if {"provider", "model"} & {one.name for one in found.matchers.matchers}]
+
+
 def test_every_recorded_metric_is_described() -> None:
     page = (ROOT / "docs/dashboards.md").read_text("utf-8")
     described = set(re.findall(r"`(\w+:\w+:\w+)`", page))

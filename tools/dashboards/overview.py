@@ -6,6 +6,9 @@ from tools.dashboards.model import Board, Panel, Row, Target, Variable
 from tools.dashboards.queries import Queries, zero
 
 Q = Queries(frozenset({"provider", "model", "route"}))
+ALL = Queries(frozenset({"route"}))
+"""For what failed, too: it has no provider and no model."""
+WHOEVER = " Of all calls, whoever is chosen as having answered: a failed call has no provider."
 ERROR = 'status_class="5xx"'
 FALLBACK = 'fallback!="none"'
 USD = 'currency="usd"'
@@ -32,9 +35,9 @@ GLANCE = Row(
         Panel(
             "stat",
             "Error share",
-            "Share of calls that the router answered with a status of 5xx: no provider gave an answer.",
+            "Share of calls that the router answered with a status of 5xx: no provider gave an answer." + WHOEVER,
             "percentunit",
-            (Target(Q.share("requests_total", ERROR)),),
+            (Target(ALL.share("requests_total", ERROR)),),
             4,
             4,
             GREEN_TO_RED,
@@ -144,7 +147,8 @@ GLANCE = Row(
         Panel(
             "stat",
             "Providers up",
-            "How many providers every router finds usable. Which are not, and why: see the board Providers & GPU.",
+            "How many providers every worker of every router finds usable. Which are not, and why: see the board"
+            " Providers & GPU.",
             "none",
             (Target(f"sum ({Q.least('provider_up', by='provider')})"),),
             4,
@@ -161,9 +165,9 @@ TRAFFIC = Row(
             "Requests by status",
             "Calls for each second: 2xx answered, 4xx refused (the caller's mistake, or a limit), 5xx failed,"
             " 499 left by"
-            " the client.",
+            " the client." + WHOEVER,
             "reqps",
-            (Target(Q.rate("requests_total", by="status_class"), "{{status_class}}"),),
+            (Target(ALL.rate("requests_total", by="status_class"), "{{status_class}}"),),
             12,
             stacked=True,
         ),
@@ -179,12 +183,12 @@ TRAFFIC = Row(
         Panel(
             "timeseries",
             "Errors and refusals, share",
-            "Shares of calls that failed (5xx), were refused (4xx) and were left by their clients (499).",
+            "Shares of calls that failed (5xx), were refused (4xx) and were left by their clients (499)." + WHOEVER,
             "percentunit",
             (
-                Target(Q.share("requests_total", ERROR), "failed (5xx)"),
-                Target(Q.share("requests_total", 'status_class="4xx"'), "refused (4xx)"),
-                Target(Q.share("requests_total", 'status_class="499"'), "client left (499)"),
+                Target(ALL.share("requests_total", ERROR), "failed (5xx)"),
+                Target(ALL.share("requests_total", 'status_class="4xx"'), "refused (4xx)"),
+                Target(ALL.share("requests_total", 'status_class="499"'), "client left (499)"),
             ),
             12,
             low=0,
@@ -233,7 +237,8 @@ MODELS = Row(
             "table",
             "Asked for and answered by",
             "Calls of the time shown: the public name that was asked for, who answered, and why another one than asked."
-            " `none` answered: the call failed. `other` stands for names that the configuration does not know.",
+            " `none` answered: nobody was asked, or the call failed. `other` stands for names that the configuration"
+            " does not know.",
             "none",
             (
                 Target(
@@ -336,8 +341,8 @@ OVERVIEW = Board(
     "Requests, errors, latency, tokens, cost and who answered.",
     (
         Variable("route", "Asked for", "requests_total"),
-        Variable("provider", "Provider", "requests_total"),
-        Variable("model", "Answered by", "requests_total"),
+        Variable("provider", "Answered by provider", "requests_total"),
+        Variable("model", "Answered by model", "requests_total"),
     ),
     (GLANCE, TRAFFIC, MODELS, TROUBLE),
 )

@@ -6,6 +6,7 @@ from tools.dashboards.model import Board, Mapped, Panel, Row, Target, Variable
 from tools.dashboards.queries import Queries
 
 Q = Queries(frozenset({"provider"}))
+BEFORE = " Time lost at providers that were tried before is in it: many Fallbacks make the one that answers look slow."
 UP = (Mapped("1", "up", "green"), Mapped("0", "down", "red"))
 FINE = (Mapped("1", "fine", "green"), Mapped("0", "refused", "red"))
 
@@ -15,7 +16,8 @@ STATE = Row(
         Panel(
             "state-timeline",
             "Providers up",
-            "Whether calls are sent to a provider. Down where any of the routers finds it so.",
+            "Whether calls are sent to a provider. Down where at least one worker of a router finds it so,"
+            " though others may have it answer.",
             "bool_yes_no",
             (Target(Q.least("provider_up", by="provider"), "{{provider}}"),),
             12,
@@ -85,7 +87,7 @@ STATE = Row(
         Panel(
             "timeseries",
             "Duration by provider, p95",
-            "Of 100 calls that the provider answered 95 took at most so long, streams to their end.",
+            "Of 100 calls that the provider answered 95 took at most so long, streams to their end." + BEFORE,
             "s",
             (Target(Q.quantile(0.95, "request_duration_seconds", by="provider"), "{{provider}}"),),
             8,
@@ -94,7 +96,7 @@ STATE = Row(
         Panel(
             "timeseries",
             "Time to first token by provider, p95",
-            "Of 100 streams 95 brought their first content at least as fast.",
+            "Of 100 streams 95 brought their first content at least as fast." + BEFORE,
             "s",
             (Target(Q.quantile(0.95, "ttft_seconds", by="provider"), "{{provider}}"),),
             8,

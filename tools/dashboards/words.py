@@ -40,6 +40,11 @@ WORDS: Final[dict[str, str]] = {
     "Provider": "服务商",
     "Asked for": "所请求的模型",
     "Answered by": "作答的模型",
+    "Answered by provider": "作答的服务商",
+    "Answered by model": "作答的模型",
+    " Of all calls, whoever is chosen as having answered: a failed call has no provider.": (
+        "统计全部调用，不受所选作答者影响：失败的调用没有服务商。"
+    ),
     "Team": "团队",
     # legends
     "failed (5xx)": "失败 (5xx)",
@@ -118,8 +123,9 @@ WORDS: Final[dict[str, str]] = {
     "Client disconnects": "客户端断开",
     "Calls for each second whose client left before the end.": "每秒在结束前客户端已离开的调用数。",
     "Providers up": "正常的服务商",
-    "How many providers every router finds usable. Which are not, and why: see the board Providers & GPU.": (
-        "所有路由器都认为可用的服务商数量。哪些不可用、原因何在，见“服务商与 GPU”看板。"
+    "How many providers every worker of every router finds usable. Which are not, and why: see the board"
+    " Providers & GPU.": (
+        "所有路由器的每个工作进程都认为可用的服务商数量。哪些不可用、原因何在，见“服务商与 GPU”看板。"
     ),
     "Requests by status": "按状态的请求",
     "Calls for each second: 2xx answered, 4xx refused (the caller's mistake, or a limit), 5xx failed, 499 left by"
@@ -145,9 +151,10 @@ WORDS: Final[dict[str, str]] = {
     "Own overhead": "自身开销",
     "Asked for and answered by": "请求的模型与作答的模型",
     "Calls of the time shown: the public name that was asked for, who answered, and why another one than asked."
-    " `none` answered: the call failed. `other` stands for names that the configuration does not know.": (
+    " `none` answered: nobody was asked, or the call failed. `other` stands for names that the configuration"
+    " does not know.": (
         "所示时段内的调用：请求的公开名称、由谁作答，以及为何由他人作答。"
-        "作答者为 `none` 表示调用失败；`other` 代表配置中没有的名称。"
+        "作答者为 `none` 表示未询问任何服务商或调用失败；`other` 代表配置中没有的名称。"
     ),
     "Tokens by type": "按类型的 token",
     "Tokens for each second as billed. Cached input and cache writes are parts of the input, reasoning is a part of"
@@ -177,8 +184,9 @@ WORDS: Final[dict[str, str]] = {
         "此处和告警中未包含的有限额团队数：指标最多包含 500 个团队。"
     ),
     # Providers & GPU
-    "Whether calls are sent to a provider. Down where any of the routers finds it so.": (
-        "是否向该服务商发送调用。只要有一个路由器认为停用即显示停用。"
+    "Whether calls are sent to a provider. Down where at least one worker of a router finds it so, though others may"
+    " have it answer.": (
+        "是否向该服务商发送调用。只要某个路由器有一个工作进程认为停用即显示停用，其他进程可能仍得到回答。"
     ),
     "Why a provider is down": "服务商停用的原因",
     "The reason for each provider that gets no calls now. Empty when all are up.": (
@@ -203,6 +211,9 @@ WORDS: Final[dict[str, str]] = {
     "Share of 429 by provider": "各服务商 429 占比",
     "Share of the attempts that a provider refused because too much was asked of it.": (
         "服务商因请求过多而拒绝的尝试占比。"
+    ),
+    " Time lost at providers that were tried before is in it: many Fallbacks make the one that answers look slow.": (
+        "含在先前尝试的服务商上耗去的时间：回退多时，作答者会显得慢。"
     ),
     "Duration by provider, p95": "各服务商时长 p95",
     "Of 100 calls that the provider answered 95 took at most so long, streams to their end.": (
