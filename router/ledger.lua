@@ -316,7 +316,7 @@ local function turn_away(prefix, hour, key, day, row, check)
   sum(prefix .. 'sh:' .. hour, '\t\trefused', 1, KEEP_SUMS)
   order(prefix, day, 'refused', key, 1)
   local refusals = prefix .. 'rh:' .. hour
-  local name = string.match(check[2], '^[nw]:team') and 'team.' .. check[3] or check[3]
+  local name = string.match(check[2], '^[nw]:team%f[:%z]') and 'team.' .. check[3] or check[3]
   sum(refusals, key, 1, KEEP_KEYS)
   if sum(refusals, key .. '\t' .. name, 1, KEEP_KEYS) and row ~= '' then
     local told = string.sub(row, 1, -2) .. ',"status":429,"outcome":"limit","limit":' .. cjson.encode(name) .. '}'
