@@ -4,13 +4,14 @@ One file per process under `data_dir/journal`, one JSON line per settlement, wri
 file of a process that died is taken over by the next one that starts (an flock tells which are in use). Sending one
 twice does no harm: the store's functions know the call's id for 24 hours.
 
-When the disk takes no more, settlements wait in memory, up to a bound; beyond it `full` says so and no call is admitted
-that would have to be settled.
+When the disk takes no more, settlements wait in memory and are written when it does again, up to a bound; beyond it
+`full` says so and no call is admitted that would have to be settled.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -47,43 +48,36 @@ class Journal:
         self._file = -1
         self._waiting: dict[int, Entry] = {}
         self._number = 0
-        self._unwritten = 0
+        self._unwritten: dict[int, bytes] = {}
+        """The lines of those of `_waiting` that are in no file."""
+        self._writable = True
         self._adopted: list[tuple[Path, int]] = []
         """Files of processes that died, with their locks: removed when everything has been sent."""
         self.lost = 0
-        """Settlements that were too old to be sent again, or could not be read."""
+        """Settlements that were too old to be sent again, could not be read, or could not be kept at the end."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     @property
     def full(self) -> bool:
-        return self._unwritten >= MOST_IN_MEMORY
+        return len(self._unwritten) >= MOST_IN_MEMORY
 
     def open(self) -> None:
         """Make this process's file and take over those of the dead. A disk that takes nothing is no reason to fail."""
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._adopt()
             self._create()
         except OSError as error:
-            log.warning("the settlement journal cannot be written (%s): it is kept in memory", error.strerror)
+            self._ill(error)
 
     def add(self, entry: Entry) -> int:
         """Keep a settlement until `done`. Gives its number."""
         self._number += 1
         self._waiting[self._number] = entry
         line = orjson.dumps({"t": int(self._clock()), "tag": entry[0], "command": b64encode(entry[1]).decode()}) + b"\n"
-        try:
-            if self._file < 0:
-                self._create()
-            # One write, whole or not at all: what a full disk took of it is cut off again.
-            size = os.lseek(self._file, 0, os.SEEK_END)
-            if os.write(self._file, line) < len(line):
-                os.ftruncate(self._file, size)
-                raise OSError("short write")
-        except OSError:
-            self._unwritten += 1
+        self._unwritten[self._number] = line
+        self._write()
         return self._number
 
     def waiting(self, most: int) -> list[tuple[int, Entry]]:
@@ -93,6 +87,7 @@ class Journal:
     def done(self, number: int) -> None:
         """The store has it."""
         self._waiting.pop(number, None)
+        self._unwritten.pop(number, None)
         if not self._waiting:
             self._emptied()
 
@@ -102,12 +97,17 @@ class Journal:
             self._waiting[number] = entry
 
     async def sync(self) -> None:
-        """Have the disk keep what was written, also over a power cut."""
+        """Have the disk keep what waits, also over a power cut."""
+        self._write()
         if self._file >= 0 and self._waiting:
             await asyncio.to_thread(_sync, self._file)
 
     def close(self) -> None:
-        """What still waits stays in the file for the next start."""
+        """What still waits stays in the file for the next start; what the file does not take is lost, and told."""
+        self._write()
+        if self._unwritten:
+            self.lost += len(self._unwritten)
+            log.error("%d settlements are lost: the store is away, and the disk is full", len(self._unwritten))
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -119,7 +119,33 @@ class Journal:
 
     # --- details
 
+    def _write(self) -> None:
+        """Write what is in no file yet, the oldest first, as far as the disk takes it."""
+        try:
+            while self._unwritten:
+                number, line = next(iter(self._unwritten.items()))
+                if self._file < 0:
+                    self._create()
+                # One write, whole or not at all: what a full disk took of it is cut off again.
+                size = os.lseek(self._file, 0, os.SEEK_END)
+                if os.write(self._file, line) < len(line):
+                    os.ftruncate(self._file, size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                del self._unwritten[number]
+                if not self._writable:
+                    self._writable = True
+                    log.warning("the settlement journal is written again")
+        except OSError as error:
+            self._ill(error)
+
+    def _ill(self, error: OSError) -> None:
+        """Tell it once, until it is well again."""
+        if self._writable:
+            log.warning("the settlement journal cannot be written (%s): it is kept in memory", error.strerror)
+        self._writable = False
+
     def _create(self) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}.jsonl"
         made = path.with_suffix(".new")  # not found by processes that start now: it is nobody's until it is locked
         handle = os.open(made, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -169,7 +195,6 @@ class Journal:
             self._waiting[self._number] = entry
 
     def _emptied(self) -> None:
-        self._unwritten = 0
         for path, handle in self._adopted:
             path.unlink(missing_ok=True)
             os.close(handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -240,6 +241,53 @@ def test_half_of_a_line_is_cut_off_again(tmp_path: Path) -> None:
     heir.close()
 
 
+ROOM_AGAIN = (
+    FULL.partition("resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY")[0]
+    + """
+at = sys.argv[2]
+if at != "never":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+if at == "pace":
+    import asyncio
+    asyncio.run(journal.sync())
+    journal.add(entry(5))
+else:
+    journal.close()
+print(json.dumps([len(journal), journal.full, journal.lost]))
+"""
+)
+UNWRITTEN = "the settlement journal cannot be written (No space left on device): it is kept in memory"
+AGAIN = "the settlement journal is written again"
+
+
+@pytest.mark.parametrize(
+    ("at", "told", "kept", "said"),
+    [
+        pytest.param("pace", [6, False, 0], [0, 1, 2, 3, 4, 5], [UNWRITTEN, AGAIN], id="while it runs, then killed"),
+        pytest.param("end", [5, False, 0], [0, 1, 2, 3, 4], [UNWRITTEN, AGAIN], id="just before the end"),
+        pytest.param(
+            "never",
+            [5, True, 3],
+            [0, 1],
+            [UNWRITTEN, "3 settlements are lost: the store is away, and the disk is full"],
+            id="never",
+        ),
+    ],
+)
+def test_a_disk_that_has_room_again(
+    tmp_path: Path, at: str, told: list[object], kept: list[int], said: list[str]
+) -> None:
+    """What waited in memory is written, in its order and with its time, and nothing is lost without a word."""
+    program = [sys.executable, "-c", ROOM_AGAIN, str(tmp_path), at]
+    ran = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    assert json.loads(ran.stdout) == told
+    assert ran.stderr.splitlines() == said
+    heir = opened(tmp_path)
+    assert entries(heir) == [entry(number) for number in kept]
+    assert heir.lost == 0
+    heir.close()
+
+
 def test_a_folder_that_cannot_be_made_is_no_reason_to_fail(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "journal").write_text("a file")
     journal = opened(tmp_path)
@@ -247,7 +295,10 @@ def test_a_folder_that_cannot_be_made_is_no_reason_to_fail(tmp_path: Path, caplo
     journal.add(entry(0))
     assert entries(journal) == [entry(0)]
     assert not journal.full
+    (tmp_path / "journal").unlink()
+    asyncio.run(journal.sync())
     journal.close()
+    assert entries(opened(tmp_path)) == [entry(0)]
 
 
 def test_beyond_the_bound_calls_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
