@@ -233,6 +233,8 @@ class App:
         shown = path[:200]
         if path.startswith("/v1/v1/"):
             return f"there is no {shown}: the base URL already ends in /v1 and the client adds another; drop one"
+        if path == METRICS:
+            return "there is no /metrics here: the metrics have a listener of their own, server.metrics.listen"
         known = [*MODEL_ROUTES, "/v1/models", *billing.PATHS, *self._plain, *self._door.paths]
         near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else "; the OpenAI API is below /v1, Ollama's below /api"

@@ -100,8 +100,11 @@ def test_a_listener_of_its_own(serve: Serve, config: dict[str, Any], workers: in
     assert (refused.status, json.loads(refused.body)["error"]["code"]) == (404, "not_found")
     assert status(port, "/admin/api/keys", bearer(router.admin_token)) == 404
     assert Client(port, "").request("POST", "/metrics", {}).status == 405
-    for path, wanted in (("/metrics", 404), ("/healthz", 200), ("/readyz", 200)):
+    for path, wanted in (("/metrics", 404), ("/metrics/", 404), ("/healthz", 200), ("/readyz", 200)):
         assert status(router.port, path) == wanted, path
+    missed = Client(router.port, "").request("GET", "/metrics").json["error"]["message"]
+    assert "server.metrics.listen" in missed
+    assert "did you mean" not in missed
     assert router.stop() == 0
 
 
