@@ -303,14 +303,8 @@ class Metrics:
         self._board.look()
         return self._board.gauge(BY_NAME[name])
 
-    def render(self, more: Rows | None = None) -> bytes:
-        """The text format, of all workers together."""
-        self.publish()
-        self._board.look()
-        return "".join(self._board.texts(more or {})).encode()
-
     async def scrape(self) -> bytes:
-        """Like `render`, with what is read once per scrape. Streams go on between two families."""
+        """The text format, of all workers together. Streams go on between two families."""
         more = await self._look()
         texts = []
         for text in self._board.texts(more):

@@ -17,6 +17,7 @@ from router.config import ConfigErrors, load_config
 from router.metrics import Metrics
 from router.routing import compile_snapshot
 from tests.deploy import dockerfile, kustomize
+from tests.router.test_metric_text import scraped
 from tools.check_docs import ROOT, Page
 
 PLACE: Final = ROOT / "docker/kubernetes"
@@ -265,7 +266,7 @@ def test_with_calls_in_flight_the_autoscaler_reads_a_metric_that_the_router_has(
     adapter = yaml.safe_load((component / "prometheus-adapter.yaml").read_text())
     (rule,) = adapter["rules"]["custom"]
     assert rule["seriesQuery"].partition("{")[0] == metric
-    assert f"# TYPE {metric} gauge" in Metrics("1").render().decode()
+    assert f"# TYPE {metric} gauge" in scraped(Metrics("1"))
     line = "  # - ../../components/calls-in-flight"
     assert line in (PLACE / "overlays" / name / "kustomization.yaml").read_text()
 

@@ -18,6 +18,7 @@ from router.config import Config, load_config
 from router.metric_table import FAMILIES
 from router.metrics import Metrics
 from router.routing import compile_snapshot
+from tests.router.test_metric_text import scraped
 from tools import metrics_page
 from tools.check_docs import ROOT, Page
 
@@ -134,7 +135,7 @@ def test_every_error_code_is_described() -> None:
 
 
 def test_every_metric_is_described_and_every_described_metric_exists() -> None:
-    names = set(re.findall(r"^# TYPE (\w+)", Metrics("1").render().decode(), re.MULTILINE))
+    names = set(re.findall(r"^# TYPE (\w+)", scraped(Metrics("1")), re.MULTILINE))
     assert {"switchyard_requests_total", "switchyard_config_reload_success"} <= names
     described = {word for word in words_of("docs/metrics.md") if word.startswith("switchyard_")}
     assert names == described

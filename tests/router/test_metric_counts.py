@@ -20,6 +20,7 @@ from router.slots import ALONE, Slot
 from router.snapshot import Attempt
 from router.trace import Trace
 from tests.prices.support import Bench, attempt, chat, finished
+from tests.router.test_metric_text import scraped
 
 Sums = Counter[tuple[str, ...]]
 
@@ -37,7 +38,7 @@ def samples(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
     """Values by the labels' values, the ones that are not 0."""
     return {
         tuple(value for label, value in sample.labels.items()): sample.value
-        for family in text_string_to_metric_families(metrics.render().decode())
+        for family in text_string_to_metric_families(scraped(metrics))
         for sample in family.samples
         if sample.name == f"switchyard_{name}" and sample.value
     }

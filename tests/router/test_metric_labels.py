@@ -20,6 +20,7 @@ from router.routing import Rights, plan
 from router.settlement import Bill, Part
 from router.snapshot import Snapshot, compile_snapshot
 from router.trace import Trace
+from tests.router.test_metric_text import scraped
 
 CONFIG = """
 providers:
@@ -153,4 +154,4 @@ def snapshot_names(snapshot: Snapshot, names: Iterable[str]) -> list[str]:
 
 def lines(metrics: Metrics) -> Counter[str]:
     """How many lines each metric has."""
-    return Counter(line.partition("{")[0].partition(" ")[0] for line in metrics.render().decode().splitlines())
+    return Counter(line.partition("{")[0].partition(" ")[0] for line in scraped(metrics).splitlines())

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from router.credentials import new_credential, new_id
 from router.metric_table import FAMILIES
 from router.metrics import Metrics
-from tests.router.test_metric_text import promtool
+from tests.router.test_metric_text import promtool, scraped
 from tests.simulators.client import CLIENTS, OPENAI, Client
 from tests.simulators.router import RouterProcess, providers
 from tests.simulators.server import Simulator
@@ -185,12 +185,12 @@ def test_gauges_are_read_when_they_are_asked_for() -> None:
     metrics.gauge("usd_cny", lambda: level[0])
     for number in (1.0, 5.0):
         level[0] = number
-        assert f"\nswitchyard_usd_cny {number}\n" in metrics.render().decode()
+        assert f"\nswitchyard_usd_cny {number}\n" in scraped(metrics)
         assert metrics.current("usd_cny") == {(): number}
     level[0] = None
-    assert "\nswitchyard_usd_cny " not in metrics.render().decode(), "no value"
+    assert "\nswitchyard_usd_cny " not in scraped(metrics), "no value"
     assert metrics.current("usd_cny") == {}
-    assert 'switchyard_build_info{version="1.2.3"} 1.0' in metrics.render().decode()
+    assert 'switchyard_build_info{version="1.2.3"} 1.0' in scraped(metrics)
 
 
 def test_labels_that_are_named_no_longer_are_gone() -> None:
@@ -200,7 +200,7 @@ def test_labels_that_are_named_no_longer_are_gone() -> None:
     assert metrics.current("queue_depth") == waiting
     waiting = {("b",): 2.0}
     assert metrics.current("queue_depth") == waiting
-    assert 'queue_depth{provider="a"}' not in metrics.render().decode()
+    assert 'queue_depth{provider="a"}' not in scraped(metrics)
     waiting = {("a",): 3.0}
     assert metrics.current("queue_depth") == waiting
 

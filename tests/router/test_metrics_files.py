@@ -21,13 +21,14 @@ from router.metric_table import BY_NAME, Family
 from router.metrics import Metrics
 from router.metrics_files import KINDS, SMALLEST, File, Other, _extend
 from router.slots import Slot, SlotDirectory
+from tests.router.test_metric_text import scraped
 from tests.simulators.router import ROOT
 
 
 def shown(metrics: Metrics) -> dict[str, float]:
     """Samples by name and labels, as `name{a="b"}`."""
     found = {}
-    for family in text_string_to_metric_families(metrics.render().decode()):
+    for family in text_string_to_metric_families(scraped(metrics)):
         for sample in family.samples:
             labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
             found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
@@ -71,7 +72,7 @@ def test_one_process_and_several_show_the_same_text(tmp_path: Path) -> None:
     for metrics in (alone, worker):
         count(metrics, 3, 'a"b\\c\n你')
         metrics.gauge("usd_cny", lambda: 4.5)
-    both = [re.sub(r"(cpu_seconds_total|memory_bytes) .*", "", one.render().decode()) for one in (alone, worker)]
+    both = [re.sub(r"(cpu_seconds_total|memory_bytes) .*", "", scraped(one)) for one in (alone, worker)]
     assert both[0] == both[1]
     assert 'provider="a\\"b\\\\c\\n你"' in both[0]
     assert sorted(tmp_path.glob("*.db")) == sorted(tmp_path / f"{kind}_0.db" for kind in KINDS)
@@ -196,12 +197,6 @@ def test_files_grow(tmp_path: Path) -> None:
     assert found['switchyard_upstream_attempts_total{outcome="ok",provider="provider-1"}'] == 1
     assert found['switchyard_upstream_attempts_total{outcome="ok",provider="provider-1999"}'] == 2
     assert sum(value for name, value in found.items() if "upstream_attempts" in name) == 2002
-
-
-async def test_a_scrape(tmp_path: Path) -> None:
-    for metrics in (Metrics("1"), Metrics("1", Slot(0, 1, tmp_path))):
-        count(metrics, 2)
-        assert (await metrics.scrape()).count(b"\n") == metrics.render().count(b"\n")
 
 
 def test_a_router_that_is_started_again_counts_from_0(tmp_path: Path) -> None:
