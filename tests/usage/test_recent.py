@@ -114,3 +114,18 @@ async def test_a_stream_of_a_thousand_entries_is_read_in_pages(
         await begin(store, "default", NOON - 1000 + number, f"call{number}")
     found = await RecentReader(reader).read(Wanted(limit=1000), await teams_of(reader))
     assert len({row["id"] for row in found.rows}) == 1000
+
+
+async def test_a_stream_is_read_on_only_while_it_may_hold_newer_rows(
+    store: Store, ledger: Ledger, reader: UsageReader
+) -> None:
+    for team, since in (("default", 0), ("team0001", -1000)):
+        await ledger.team(team, team)
+        for number in range(30):
+            await end(store, team, NOON + since + number, f"{team} {number}")
+    teams = await teams_of(reader)
+    await store.run("CONFIG", "RESETSTAT")
+    found = await RecentReader(reader).rows(Wanted(limit=5), teams, page=5)
+    assert [row["id"] for row, _ in found] == [f"default {number}" for number in range(29, 24, -1)]
+    asked = (await store.run("INFO", "commandstats"))["cmdstat_xrevrange"]["calls"]
+    assert asked == 3, "another of the same millisecond may be on the first one's second page"
