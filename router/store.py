@@ -318,7 +318,8 @@ class Store:
                 f"{where(self.name)} evicts data when memory is short (maxmemory-policy {policy}): keys and"
                 " limits would be lost; run CONFIG SET maxmemory-policy noeviction and put it in the server's config"
             )
-        if facts.get("aof_enabled", "0") == "0":
+        # While it reads the file it says that it keeps none.
+        if facts.get("aof_enabled", "0") == "0" and facts.get("loading", "0") == "0":
             warnings.append(
                 f"{where(self.name)} keeps no append-only file: keys and spending since its last snapshot"
                 " are lost when it restarts; run CONFIG SET appendonly yes and put it in the server's config"

@@ -15,6 +15,7 @@ import pytest
 from router.embedded import find_binary
 from router.store import Store, StoreError, open_store
 from tests.simulators.ports import free_port
+from tests.simulators.stores import Server, until
 
 PASSWORD = "canary-p4ssword"
 
@@ -63,6 +64,29 @@ async def test_eviction_and_missing_persistence_are_warned_about(server: int, tm
     assert "appendonly yes" in store.warnings[1]
     assert PASSWORD not in f"{store!r} {store.name} {store.warnings} {store.redis!r}"
     await store.close()
+
+
+async def test_a_server_that_reads_its_append_only_file_is_not_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(tmp_path / "server", {"appendonly": "yes"}, valkey=True).start()
+    try:
+        with server.client() as client, client.pipeline(transaction=False) as many:
+            for number in range(10_000):  # it answers after each 1024
+                many.set(str(number), "x")
+            many.execute()
+        server.kill()
+        server.launch("--key-load-delay", "300", "--loading-process-events-interval-bytes", "1024")
+        with server.client() as client:
+            until(lambda: "'loading': 1" in str(server.run_or_error("INFO", "persistence")), "it reads its file")
+            store = await open_store(server.url(), tmp_path)
+            assert client.info()["aof_enabled"] == 0, "what the store has just been told"
+        await until_ready(store)
+        assert store.warnings == ()
+        assert "append-only" not in caplog.text
+        await store.close()
+    finally:
+        server.kill()
 
 
 async def test_a_wrong_password_is_said_and_not_shown(server: int, tmp_path: Path) -> None:
