@@ -150,12 +150,13 @@ class Runtime:
         """Open the store, make what a first start makes, and begin the background work. Raises StoreError.
 
         `worker`: another process owns the store and has made the keys. `serves`: False for that process, which takes
-        no calls: what an earlier run left in the journal is the workers' to send, and to count. `on_made` gets what
-        was made, which may be later when a remote store is down now.
+        no calls: what an earlier run left in the journal is the workers' to send, and to count, and so is what is
+        measured. `on_made` gets what was made, which may be later when a remote store is down now.
         """
         self.listeners = dict(listeners)
         undo = self._started
-        self.telemetry = open_telemetry(self.config.telemetry, os.environ, version=self.version)
+        if serves:
+            self.telemetry = open_telemetry(self.config.telemetry, os.environ, version=self.version)
         if self.telemetry is not None:
             undo.push_async_callback(self.telemetry.close)
             self.tracer = self.telemetry.begin
@@ -194,7 +195,8 @@ class Runtime:
             undo.callback(self.spawn(self._make_later(on_made)).cancel)
         undo.push_async_callback(self.discovery.stop)
         await self.discovery.start()
-        undo.callback(self.spawn(self.gauges.run()).cancel)
+        if serves:
+            undo.callback(self.spawn(self.gauges.run()).cancel)
 
     async def _load_functions(self) -> str | None:
         """Why the store cannot take the ledger's functions, None when it has them."""

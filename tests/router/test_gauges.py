@@ -3,6 +3,7 @@ loaded, the teams' limits, the store; at a real router with a store of its own."
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -129,6 +130,22 @@ providers:
     await runtime.discovery.look()
     assert runtime.gauges._up() == {("cloud",): 1.0, ("box",): 0.0}
     await runtime.http.close()
+
+
+@pytest.mark.parametrize("serves", [True, False])
+async def test_a_process_that_takes_no_calls_measures_nothing(tmp_path: Path, serves: bool) -> None:
+    (tmp_path / "c.yaml").write_text(f"""
+data_dir: {tmp_path}
+providers: {{box: {{vendor: ollama, base_url: "http://127.0.0.1:{refused_port()}"}}}}
+telemetry: {{otlp_endpoint: "http://127.0.0.1:{refused_port()}"}}
+""")
+    runtime = Runtime(load_config(tmp_path / "c.yaml", {}))
+    try:
+        await runtime.start({}, serves=serves)
+        running = {getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()}
+        assert (runtime.telemetry is not None, "Gauges.run" in running) == (serves, serves)
+    finally:
+        await runtime.stop()
 
 
 def test_one_bad_model_does_not_make_a_provider_down(house: House) -> None:
