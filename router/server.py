@@ -16,7 +16,7 @@ from typing import Any, ClassVar, cast
 import httptools
 import orjson
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from router.config import Limits
@@ -52,6 +52,8 @@ class Corked:
         self.old = False
 
     def write(self, data: bytes) -> None:
+        if self._inner.is_closing():
+            return  # nobody gets it
         if self.old:
             data = self._plain(data)
         if self._held:
@@ -76,7 +78,7 @@ class Corked:
         return b"".join(out)
 
     def flush(self) -> None:
-        if self._held:
+        if self._held and not self._inner.is_closing():
             data, self._held = self._held, b""
             self._inner.write(data)
 
@@ -103,6 +105,7 @@ class Protocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.on_lost: Callable[[], None] | None = None
+        self._running: RequestResponseCycle | None = None
         self._head_bytes = 0
         self._hosts = 0
         self._receiving_since: float | None = None
@@ -116,8 +119,16 @@ class Protocol(HttpToolsProtocol):
         # A connection that never says anything is bound by the deadline for headers too.
         self._receiving_since = self.loop.time()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # as uvicorn starts every request
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._running is not None and not self._running.response_complete:
+            # uvicorn tells the request that came last, which may wait for this one.
+            self._running.disconnected = True
+            self._running.message_event.set()
         lost, self.on_lost = self.on_lost, None
         if lost is not None:
             lost()

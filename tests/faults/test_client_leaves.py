@@ -80,6 +80,26 @@ def test_by_a_reset(router: RouterProcess, client: Client, cloud: Simulator, fre
     assert_cancelled(router, cloud, model, time.monotonic())
 
 
+@pytest.mark.parametrize("script", ["silent", "endless-slow"], ids=["before the answer", "in mid-stream"])
+def test_with_more_requests_on_the_way(
+    router: RouterProcess, client: Client, cloud: Simulator, script: str, fresh: Fresh
+) -> None:
+    """The first of five ends, the others never begin, and nothing is said of it but its line."""
+    model = fresh(script)
+    since = len(router.err)
+    body = json.dumps(OPENAI.body(f"cloud/{model}", stream=True)).encode()
+    with socket.create_connection(("127.0.0.1", client.port), timeout=5) as link:
+        link.sendall(client.post_bytes(OPENAI.path, body) * 5)
+        cloud.wait_for(model)
+        if script != "silent":
+            assert link.recv(65536)
+    assert_cancelled(router, cloud, model, time.monotonic())
+    last = fresh("answer")
+    assert client.ask(OPENAI, f"cloud/{last}", stream=False).status == 200
+    router.log_of(f"cloud/{last}")
+    assert [line for line in router.err[since:] if not line.startswith("{")] == []
+
+
 def test_two_hundred_at_once(router: RouterProcess, client: Client, cloud: Simulator, fresh: Fresh) -> None:
     """Nothing is left of them: no socket, no call in flight, and the next call works."""
     models = [fresh("endless-slow") for _ in range(200)]
