@@ -18,7 +18,6 @@ from router.metric_table import BY_NAME
 from tests.boards.queries import ROOT, board_queries, boards, json_queries, panels, rule_queries, rules, selectors
 from tools.dashboards import files, words
 from tools.dashboards.__main__ import main
-from tools.dashboards.queries import FILTERED
 
 SUFFIXES = {"histogram": ("_bucket", "_count", "_sum"), "counter": ("",), "gauge": ("",)}
 KNOWN = {family.full + suffix: family for family in BY_NAME.values() for suffix in SUFFIXES[family.kind]}
@@ -116,11 +115,6 @@ def test_a_query_asks_for_what_exists(query: Any) -> None:
 def test_every_metric_is_on_a_board() -> None:
     shown = {selector.name for query in board_queries() for selector in selectors(promql_parser.parse(query.expr))}
     assert {KNOWN[name].full for name in shown if name} == {family.full for family in BY_NAME.values()}
-
-
-def test_choices_are_labels_of_their_families() -> None:
-    for name, labels in FILTERED.items():
-        assert set(labels) <= set(BY_NAME[name].labels), name
 
 
 def test_a_chosen_provider_hides_no_failure() -> None:

@@ -4,35 +4,14 @@ same on each, so its greatest value is taken (`shared`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+
+from router.metric_table import BY_NAME
 
 PREFIX: Final = "switchyard_"
 RATE: Final = "$__rate_interval"
 RANGE: Final = "$__range"
-
-FILTERED: Final[Mapping[str, tuple[str, ...]]] = {
-    "requests_total": ("route", "provider", "model"),
-    "request_duration_seconds": ("provider",),
-    "ttft_seconds": ("provider",),
-    "time_per_output_token_seconds": ("provider",),
-    "upstream_attempts_total": ("provider",),
-    "tokens_total": ("provider", "model"),
-    "cost_total": ("provider", "model"),
-    "queue_wait_seconds": ("provider",),
-    "queue_depth": ("provider",),
-    "provider_up": ("provider",),
-    "provider_down": ("provider",),
-    "provider_info": ("provider",),
-    "circuit_open": ("provider",),
-    "ollama_loaded_models": ("provider",),
-    "ollama_vram_bytes": ("provider", "model"),
-    "team_limit": ("team",),
-    "team_limit_spent": ("team",),
-    "team_limit_held": ("team",),
-}
-"""The labels of a family that boards offer a choice of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +22,7 @@ class Queries:
 
     def of(self, family: str, *matchers: str, suffix: str = "") -> str:
         """A selector, e.g. `switchyard_tokens_total{job=~"$job", instance=~"$instance", type="input"}`."""
-        chosen = [name for name in FILTERED.get(family, ()) if name in self.choices]
+        chosen = [name for name in BY_NAME[family].labels if name in self.choices]
         every = [f'{name}=~"${name}"' for name in ("job", "instance", *chosen)]
         return f"{PREFIX}{family}{suffix}{{{', '.join([*every, *matchers])}}}"
 
