@@ -176,6 +176,10 @@ class Cabinet:
     async def team_ids(self) -> list[str]:
         return sorted(member.decode() for member in cast("Iterable[bytes]", await self.ask("SMEMBERS", TEAMS)))
 
+    async def team_count(self) -> int:
+        """One more for each team that was made: none goes."""
+        return cast("int", await self.ask("SCARD", TEAMS))
+
     async def teams(self) -> list[TeamRecord]:
         """All teams, by name."""
         raws = await self.gather([("GET", team_name(team)) for team in await self.team_ids()])

@@ -84,6 +84,15 @@ async def test_every_call_is_read_once_and_whole(house: House, monkeypatch: pyte
         assert sorted(name for name, _ in shown(await feed.read())) == ["a", "b", "before"]
 
 
+async def test_a_new_team_is_read_at_once(house: House) -> None:
+    feed = TeamFeed(house.keys, monotonic=lambda: 5.0)
+    async with Team(house, "feed known"):
+        await feed.read()
+        async with Team(house, "feed new") as new:
+            await new.begin("first")
+            assert ("first", None) in shown(await feed.read())
+
+
 async def test_a_quiet_key_misses_nothing_beside_a_busy_one(house: House) -> None:
     async with Team(house, "busy") as busy, Team(house, "quiet") as quiet:
         tail = Tail(TeamFeed(house.keys), house.keys.clock, pace=0.01)

@@ -47,7 +47,7 @@ MOST_OF_KEY: Final = 10
 """Of these, with one such key."""
 TEAMS_KNOWN: Final = 10.0
 NAMES_KNOWN: Final = 60.0
-"""Seconds for which the teams, and the names of keys, are not read again."""
+"""Seconds for which the teams (unless there is a new one), and the names of keys, are not read again."""
 
 _log = logging.getLogger("switchyard.pages")
 _Entries = Sequence[tuple[bytes, dict[bytes, bytes]]]
@@ -81,7 +81,7 @@ class TeamFeed:
         self._keys = keys
         self._monotonic = monotonic
         self._usage = UsageReader(keys.cabinet.store, clock=keys.clock)
-        self._teams: tuple[float, Sequence[Team]] = (0.0, ())
+        self._teams: tuple[float, int, Sequence[Team]] = (0.0, 0, ())
         self._names: dict[str, str] = {}
         self._names_until = 0.0
         self._cursors: dict[str, bytes] = {}
@@ -106,7 +106,7 @@ class TeamFeed:
             rows = [(row, teams[team]) for team, some in (met | found).items() for row in rows_of(teams[team], some)]
             await self._learn(rows)
         self._cursors = cursors
-        self._window = FIRST + TEAMS_KNOWN  # teams that come later are only heard of after a while
+        self._window = FIRST + TEAMS_KNOWN  # teams that come later may be heard of only after a while
         self._late = Counter({team: self._late[team] + 1 for team in late})
         rows = [(self._whole(row), team) for row, team in rows]
         rows.sort(key=lambda one: int(one[0]["_at"]))
@@ -178,11 +178,12 @@ class TeamFeed:
             self._names |= await self._usage.key_names(new)
 
     async def _known_teams(self) -> Sequence[Team]:
-        until, teams = self._teams
+        count = await self._keys.cabinet.team_count()
+        until, before, teams = self._teams
         now = self._monotonic()
-        if now >= until or not teams:
+        if now >= until or count != before:
             teams = [team_of_record(record) for record in await self._keys.teams.list()]
-            self._teams = (now + TEAMS_KNOWN, teams)
+            self._teams = (now + TEAMS_KNOWN, count, teams)
         return teams
 
 
