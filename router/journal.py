@@ -154,6 +154,7 @@ class Journal:
             made.rename(path)
         except OSError:
             os.close(handle)
+            made.unlink(missing_ok=True)
             raise
         self._file, self._path = handle, path
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -64,6 +67,17 @@ def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     assert (tmp_path / "journal").stat().st_mode & 0o777 == 0o700
     assert [path.stat().st_mode & 0o777 for path in files(tmp_path)] == [0o600]
     journal.close()
+
+
+def test_a_file_that_cannot_be_locked_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    journal = opened(tmp_path)
+    journal.add(entry(0))
+    assert entries(journal) == [entry(0)]
+    assert files(tmp_path) == []
 
 
 PROGRAM = """
