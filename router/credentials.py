@@ -24,7 +24,7 @@ from zlib import crc32
 
 from providers.errors import Unauthorized
 from router.embedded import StoreError
-from router.secret_file import named, read_secret
+from router.secret_file import resolve
 
 PREFIX: Final = "sk-sy-"
 ADMIN_PREFIX: Final = "sy-admin-"
@@ -117,9 +117,11 @@ def load_pepper(data_dir: Path, environ: Mapping[str, str]) -> bytes:
 def load_peppers(data_dir: Path, environ: Mapping[str, str]) -> tuple[bytes, ...]:
     """As `load_pepper`, and the other way to read a variable of 64 hexadecimal digits: as text, as it once was. Which
     one a store means is known by its stamp (`router.pepper`)."""
-    named = environ.get("SWITCHYARD_PEPPER", "")
-    if named:
-        given = _named(named)
+    if given := environ.get("SWITCHYARD_PEPPER", ""):
+        try:
+            given = resolve(given)
+        except ValueError as error:
+            raise StoreError(f"SWITCHYARD_PEPPER {error}") from error
         if len(given) < PEPPER_LENGTH:
             raise StoreError(
                 "SWITCHYARD_PEPPER is too short: 32 or more random characters are needed (openssl rand -hex 32)"
@@ -135,17 +137,6 @@ def load_peppers(data_dir: Path, environ: Mapping[str, str]) -> tuple[bytes, ...
         return (_read_pepper(path),)
     except OSError as error:
         raise StoreError(f"{path} cannot be used: {error.strerror}; run this as the user that serves") from error
-
-
-def _named(text: str) -> str:
-    path = named(text)
-    if path is None:
-        return text
-    try:
-        return read_secret(path)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else f"it {error}"
-        raise StoreError(f"SWITCHYARD_PEPPER names a file that cannot be read: {why}") from error
 
 
 def _make_pepper(path: Path) -> None:

@@ -14,6 +14,18 @@ def named(text: str) -> Path | None:
     return Path(text.removeprefix(_MARK)) if text.startswith(_MARK) else None
 
 
+def resolve(text: str) -> str:
+    """The secret itself, where the text names its file. Raises ValueError, with how that cannot be read."""
+    path = named(text)
+    if path is None:
+        return text
+    try:
+        return read_secret(path)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"it {error}"
+        raise ValueError(f"cannot be read from {path}: {why}") from error
+
+
 def read_secret(path: Path) -> str:
     """What the file holds, without the newline that editors leave at its end. Raises OSError, and ValueError with what
     it is: too large, or not text."""

@@ -21,7 +21,7 @@ from urllib.request import Request, urlopen
 import typer
 
 from router.cli.common import fail, read_config
-from router.secret_file import named, read_secret
+from router.secret_file import resolve
 
 if TYPE_CHECKING:
     from router.config import Config
@@ -135,7 +135,10 @@ def remote(
         named = False
     if not named:
         fail("--url is the router's address, such as http://gpu:8080", 2)
-    token = _read_token(token or "")
+    try:
+        token = resolve(token or "")  # it may be told as the router is told it
+    except ValueError as error:
+        fail(f"the admin token {error}", 2)
     if not token:
         fail("set SWITCHYARD_ADMIN_TOKEN to the router's admin token (or a key with the admin right)", 2)
     base = base_of(url)
@@ -152,18 +155,6 @@ def remote(
         fail(f"{base} cannot be reached: {getattr(error, 'reason', error)}")
     except HTTPException:
         fail(f"{base} does not answer like a Switchyard router")
-
-
-def _read_token(text: str) -> str:
-    """The token, also where it is told as the router is told it: `file:/path`."""
-    path = named(text)
-    if path is None:
-        return text
-    try:
-        return read_secret(path)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else f"it {error}"
-        fail(f"the admin token cannot be read from {path}: {why}", 2)
 
 
 async def _nobody() -> tuple[bool, Mapping[str, object]]:

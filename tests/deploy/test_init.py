@@ -227,12 +227,20 @@ def test_a_directory_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("content", [None, b"", b"short", b"\xff" * 40], ids=["missing", "empty", "short", "no text"])
-def test_a_pepper_in_a_file_must_be_one(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param(None, "cannot be read from .*/pepper: No such file", id="missing"),
+        pytest.param(b"", "is too short", id="empty"),
+        pytest.param(b"short", "is too short", id="short"),
+        pytest.param(b"\xff" * 40, "cannot be read from .*/pepper: it is not text", id="no text"),
+    ],
+)
+def test_a_pepper_in_a_file_must_be_one(tmp_path: Path, content: bytes | None, said: str) -> None:
     file = tmp_path / "pepper"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(StoreError, match="SWITCHYARD_PEPPER"):
+    with pytest.raises(StoreError, match=f"SWITCHYARD_PEPPER {said}"):
         load_peppers(tmp_path / "data", {"SWITCHYARD_PEPPER": f"file:{file}"})
     assert not (tmp_path / "data").exists()
 
