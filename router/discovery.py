@@ -74,7 +74,7 @@ class Discovery:
         """Why a provider's list could not be had the last time."""
         self._misses: dict[str, int] = {}
         self._silent: dict[str, _Silence] = {}
-        self._listed: dict[str, bool] = {}
+        self._listed: set[str] = set()
         """Who has ever told its list."""
         self._task: asyncio.Task[None] | None = None
         self._looked = asyncio.Event()
@@ -121,9 +121,10 @@ class Discovery:
         before = dict(self.lists)
         await asyncio.gather(*(self._ask(provider) for provider in due))
         names = {provider.name for provider in self._providers() if provider.discover and provider.off is None}
-        for known in (self.lists, self.problems, self._misses, self._silent, self._listed):
+        for known in (self.lists, self.problems, self._misses, self._silent):
             for gone in set(known) - names:
                 del known[gone]
+        self._listed &= names
         if self.lists != before:
             self._changed(dict(self.lists))
 
@@ -141,7 +142,7 @@ class Discovery:
     async def _ask(self, provider: Provider) -> None:
         request = provider.vendor.models_request(provider.api_key)
         if request is None:
-            self._listed[provider.name] = True  # there is nothing to wait for
+            self._listed.add(provider.name)  # there is nothing to wait for
             return
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -158,7 +159,7 @@ class Discovery:
                 self.lists.pop(provider.name, None)
         else:
             self._silent.pop(provider.name, None)
-            self._listed[provider.name] = True
+            self._listed.add(provider.name)
             if self.problems.pop(provider.name, None) is not None:
                 self._recovered(provider.name)
             self._misses.pop(provider.name, None)
