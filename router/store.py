@@ -162,7 +162,11 @@ class Store:
         for _ in range(2):
             if self._question is None or self._question.done():
                 self._question = asyncio.create_task(self._ask(), name="store question")
-            await asyncio.shield(self._question)
+            question = self._question
+            await asyncio.wait([question])  # who leaves does not end it
+            if question.cancelled():
+                break  # by `close`
+            question.result()
             if self._examined or self.problem is not None:
                 break  # else a gate came meanwhile
         return self.problem

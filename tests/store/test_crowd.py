@@ -68,6 +68,25 @@ async def test_a_gate_that_comes_while_a_question_is_under_way_is_passed_too(ser
         await store.close()
 
 
+async def test_who_asks_a_store_that_is_closed_meanwhile_is_answered(server: Server, tmp_path: Path) -> None:
+    store = await open_store(server.url(), tmp_path)
+    reached = asyncio.Event()
+
+    async def gate() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    store.add_gate(gate)
+    asking = [asyncio.create_task(store.ready()) for _ in range(3)]
+    await reached.wait()
+    asking[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking[0]
+    assert not asking[1].done(), "who leaves does not end the question"
+    await store.close()
+    assert await asyncio.gather(*asking[1:]) == [store.problem] * 2
+
+
 async def test_who_waits_too_long_is_told_that_it_is_the_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_client, "TURN_LIMIT", 0.01)
     turns = Turns(1)
