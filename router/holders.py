@@ -7,7 +7,7 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from providers.errors import StoreUnavailable, Unauthorized
+from providers.errors import NotAllowed, StoreUnavailable, Unauthorized
 from router.audit import Actor
 from router.cabinet import Cabinet
 from router.credentials import digest, key_id_of
@@ -29,7 +29,7 @@ class Holder:
 
 class Holders:
     """token: the admin token of the config; without it the one of the first start counts, whose digest is in the store.
-    Raises StoreUnavailable, and Unauthorized, with the reason, for a right secret that may not."""
+    Raises StoreUnavailable, and Unauthorized or NotAllowed, with the reason, for a right secret that may not."""
 
     def __init__(self, cabinet: Cabinet, pepper: Pepper, token: str | None, clock: Callable[[], float]) -> None:
         self._cabinet = cabinet
@@ -79,9 +79,9 @@ class Holders:
         if key is None:
             return None
         if not key.rights.admin:
-            raise Unauthorized("This API key lacks the right `admin`.")
+            raise NotAllowed("This API key lacks the right `admin`.")
         if address is not None and not key.admits(address):
-            raise Unauthorized("This API key may not be used from this network.")
+            raise NotAllowed("This API key may not be used from this network.")
         return Actor(f"key {key.id}", address or "")
 
     async def holder(self, secret: str) -> Holder | None:

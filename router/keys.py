@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from providers.errors import InvalidRequest, NotFound, Unauthorized
+from providers.errors import InvalidRequest, NotAllowed, NotFound, Unauthorized
 from router.audit import Actor, Audit, Plan, Trail
 from router.cabinet import Cabinet
 from router.changes import LONGEST_NAME, Change, Conflict, checked, parse_expiry, quoted, text
@@ -427,8 +427,8 @@ class Keys:
 
     async def admin(self, token: str, address: str | None = None) -> Actor | None:
         """Who this is: the holder of the admin token, or of a key with the `admin` right (from one of its networks,
-        when `address` is told). None for a wrong secret; raises Unauthorized, with the reason, for a right one that
-        may not."""
+        when `address` is told). None for a wrong secret; for a right one that may not raises, with the reason,
+        Unauthorized, or NotAllowed where it lacks the right or comes from elsewhere."""
         return await self._holders.admin(token, address)
 
     async def holder(self, secret: str) -> Holder | None:
@@ -451,7 +451,7 @@ class Keys:
         """Whether this is the admin token, or the credential of a key with the `admin` right."""
         try:
             return await self.admin(token) is not None
-        except Unauthorized:
+        except (Unauthorized, NotAllowed):
             return False
 
     # --- starting

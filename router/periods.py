@@ -196,4 +196,15 @@ def span(since: str | None, until: str | None, now: float, *, default: Edge) -> 
     last: Edge = DaysAgo(0) if until is None else parse_edge(until, now, "until")
     if until is None and isinstance(first, float):
         last = float(now)
+    if until is not None and _before(last, first, now):
+        raise InvalidRequest("until lies before since", param="until")
     return Span(first, last)
+
+
+def _before(last: Edge, first: Edge, now: float) -> bool:
+    """Whether it is earlier in every time zone."""
+    if isinstance(last, float) and isinstance(first, float):
+        return last < first
+    today = day_of(now, UTC)
+    slack = timedelta(days=type(last) is not type(first))  # a day of one kind may be another one's neighbour elsewhere
+    return _day(last, today, UTC) + slack < _day(first, today, UTC)

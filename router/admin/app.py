@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from providers.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, SwitchyardError, TooLarge
 from router.admin import ASGI, LARGEST_BODY, Describe, GetRate, error_body, error_headers
 from router.admin.audit import audit_routes
-from router.admin.bodies import ErrorBody, IssueBody
+from router.admin.bodies import UNKNOWN, ErrorBody, IssueBody
 from router.admin.common import known_only
 from router.admin.keys import key_routes
 from router.admin.teams import team_routes
@@ -53,10 +53,13 @@ def routes(keys: Keys, describe: Describe, rate: GetRate = lambda: None) -> ASGI
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> Response:
         first: Mapping[str, Any] = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part not in ("body", "path", "query", "header")) or None
+        unknown = first["ctx"]["name"] if first["type"] == UNKNOWN else None
+        parts = [part for part in (*first["loc"], unknown) if part not in ("body", "path", "query", "header", None)]
+        place = ".".join(map(str, parts)) if first["type"] != "json_invalid" else ""
         # Only the place and the rule: the value may be something secret in the wrong field.
-        told = "the body is not valid JSON" if first["type"] == "json_invalid" else str(first["msg"])
-        return _answer(InvalidRequest(f"{place}: {told}" if place and told != str(place) else told, param=place))
+        rule = _RULES.get(first["type"], f": {first['msg']}")
+        told = first["msg"] if unknown is not None else f"{place or 'the body'}{rule}"
+        return _answer(InvalidRequest(told, param=place or None))
 
     @app.exception_handler(HTTPException)
     async def routed(request: Request, error: HTTPException) -> Response:
@@ -74,6 +77,16 @@ def routes(keys: Keys, describe: Describe, rate: GetRate = lambda: None) -> ASGI
         return _answer(InternalError("the router failed; its log says why"))
 
     return app
+
+
+_RULES: Final = {
+    "json_invalid": " is not valid JSON",
+    "missing": " is missing",
+    "model_attributes_type": " is a JSON object, with content-type application/json",
+    "string_type": " is a text",
+    "bool_type": " is true or false",
+    "list_type": " is a list",
+}
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
@@ -100,7 +113,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 _WHY: Final = {
     400: "Something is written wrongly: `param` names it.",
-    401: "Not the admin token, nor a key with the right `admin` that may be used now and from there.",
+    401: "Not the admin token, nor a key that may be used now.",
+    403: "A key without the right `admin`, or not from one of its networks.",
     404: "There is no such key or team.",
     409: "It was changed meanwhile, or its state or name does not allow this.",
     413: "The body is too large.",
@@ -112,9 +126,9 @@ _ERROR: Final = {"content": {"application/json": {"schema": {"$ref": "#/componen
 
 def _errors(method: str, path: str) -> Iterable[int]:
     if path.endswith("/status"):
-        return (400, 401, 429)
+        return (400, 401, 403, 429)
     about = "{" in path or not path.endswith(("/audit", "/verify", "/teams"))
-    return (400, 401, *((404,) if about else ()), *((409, 413) if method != "get" else ()), 429, 503)
+    return (400, 401, 403, *((404,) if about else ()), *((409, 413) if method != "get" else ()), 429, 503)
 
 
 def _answer(error: SwitchyardError, more: Mapping[str, str] | None = None) -> Response:

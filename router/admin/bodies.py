@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+from router.admin.common import no_such
 
 _COUNT: dict[str, Any] = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}, {"type": "null"}]}
 _MONEY: dict[str, Any] = {"anyOf": [{"type": "string", "examples": ["5usd", "30cny"]}, {"type": "null"}]}
@@ -36,17 +39,32 @@ class LimitsBody(BaseModel):
     )
 
 
+UNKNOWN: Final = "unknown_field"
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        """What there is not is told with what there is."""
+        for name in value if isinstance(value, dict) else ():
+            if name not in cls.model_fields:
+                told = {"name": name[:50], "what": no_such("field", name, cls.model_fields)}
+                raise PydanticCustomError(UNKNOWN, "{what}", told)
+        return value
 
 
 class RightsBody(_Body):
     """What the key may do beyond calling models."""
 
-    allow_fallback: bool | None = Field(None, description="May the local model answer when the chosen one cannot?")
-    local_only: bool | None = Field(None, description="Only local providers.")
-    manage_local: bool | None = Field(None, description="Pull and delete models of the local Ollama.")
-    admin: bool | None = Field(None, description="Use this API.")
+    allow_fallback: StrictBool | None = Field(
+        None, description="May the local model answer when the chosen one cannot?"
+    )
+    local_only: StrictBool | None = Field(None, description="Only local providers.")
+    manage_local: StrictBool | None = Field(None, description="Pull and delete models of the local Ollama.")
+    admin: StrictBool | None = Field(None, description="Use this API.")
 
 
 _VERSION = "Refuse with 409 when it is not at this version any more. The header If-Match with an ETag does the same."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from fastapi import Header, Path, Query, Request, Response
 from pydantic import BaseModel
 
 from providers.errors import InvalidRequest
+from providers.jsontext import read_object
 from router.admin import ACTOR
 from router.audit import Actor
 from router.changes import quoted
@@ -27,14 +29,24 @@ IfMatch = Annotated[str | None, Header(description="An ETag: refuse with 409 whe
 Version = Annotated[int | None, Query(description="Refuse with 409 when it is not at this version any more.")]
 
 
-def known_only(request: Request) -> None:
-    """Refuses query parameters that the route does not have: a slip would change what is done or told."""
-    names = {field.alias for field in request.scope["route"].dependant.query_params}
+async def known_only(request: Request) -> None:
+    """Refuses query parameters that the route does not have: a slip would change what is done or told. A body is read
+    as strictly as those of model calls."""
+    route = request.scope["route"]
+    names = {field.alias for field in route.dependant.query_params}
     for name in request.query_params:
         if name not in names:
-            likely = get_close_matches(name, names, 1)
-            what = f"did you mean '{likely[0]}'?" if likely else f"there are {', '.join(sorted(names)) or 'none'}"
-            raise InvalidRequest(f"there is no parameter {quoted(name[:50])} here; {what}", param=name[:50])
+            raise InvalidRequest(no_such("parameter", name, names), param=name[:50])
+    body = await request.body()
+    if route.body_field is not None and (body or route.body_field.field_info.is_required()):
+        read_object(body)
+
+
+def no_such(kind: str, name: str, names: Iterable[str]) -> str:
+    """That there is no parameter or field of that name, and what there is."""
+    likely = get_close_matches(name[:50], names := sorted(names), 1)
+    what = f"did you mean '{likely[0]}'?" if likely else f"there are {', '.join(names) or 'none'}"
+    return f"there is no {kind} {quoted(name[:50])} here; {what}"
 
 
 def acting(request: Request, keys: Keys) -> Keys:

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from providers.errors import InvalidRequest
+from providers.jsontext import read_object
 from router.admin.bodies import (
     CreateBody,
     CreatedBody,
@@ -150,6 +151,6 @@ def key_routes(keys: Keys) -> APIRouter:
 
 def _issue_body(raw: bytes) -> IssueBody:
     try:
-        return IssueBody.model_validate_json(raw)
+        return IssueBody.model_validate(read_object(raw))
     except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
+        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from error

@@ -43,15 +43,17 @@ ROUTES = [
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 async def test_nothing_answers_without_an_admin(ask: Ask, keys: Keys, method: str, path: str) -> None:
-    _, plain = await keys.create(Change(name="plain"))
     _, boss = await keys.create(Change(name="boss", admin=True))
     await keys.revoke("boss")
-    for token in (None, "", "wrong", TOKEN[:-1], plain, boss, new_credential("0" * 12)):
+    for token in (None, "", "wrong", TOKEN[:-1], boss, new_credential("0" * 12)):
         answer = await ask(method, path, token=token)
         assert answer.status == 401
         assert answer.json["error"]["code"] == "invalid_api_key"
         assert answer.headers["www-authenticate"] == "Bearer"
         assert set(answer.json) == {"error"}
+    _, plain = await keys.create(Change(name="plain"))
+    answer = await ask(method, path, token=plain)
+    assert (answer.status, answer.json["error"]["code"]) == (403, "not_allowed")
 
 
 async def test_the_token_and_a_key_with_the_right_get_in_by_header_only(ask: Ask, keys: Keys) -> None:
@@ -83,25 +85,47 @@ async def test_a_keys_whole_life(ask: Ask, keys: Keys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "param"),
+    ("body", "param", "told"),
     [
-        ({}, 400, "name"),
-        ({"name": ""}, 400, "name"),
-        ({"name": 5}, 400, "name"),
-        ({"name": "a", "nmae": "b"}, 400, "nmae"),
-        ({"name": "a", "expires": "soon"}, 400, "expires"),
-        ({"name": "a", "rights": {"root": True}}, 400, "rights.root"),
-        (b'{"name": ', 400, None),
-        (b"[]", 400, None),
-        (b"\xff", 400, None),
+        ({}, "name", "name is missing"),
+        ({"name": ""}, "name", ""),
+        ({"name": 5}, "name", "name is a text"),
+        ({"name": "a", "nmae": "b"}, "nmae", "there is no field 'nmae' here; did you mean 'name'?"),
+        ({"name": "a", "expires": "soon"}, "expires", ""),
+        (
+            {"name": "a", "rights": {"root": True}},
+            "rights.root",
+            "there is no field 'root' here; there are admin, allow_fallback, local_only, manage_local",
+        ),
+        ({"name": "a", "rights": {"admin": "yes"}}, "rights.admin", "rights.admin is true or false"),
+        ({"name": "a", "rights": {"admin": 1}}, "rights.admin", "rights.admin is true or false"),
+        ({"name": "a", "tags": "b"}, "tags", "tags is a list"),
+        (b"", None, "missing request body: send a JSON object"),
+        (b'{"name": ', None, "the body is not valid JSON"),
+        (b"[1]", None, "the body must be a JSON object, not an array"),
+        (b'{"name": "a", "name": "b"}', None, "the key 'name' stands twice in one object"),
+        (b'{"name": "a", "rights": {"admin": false, "admin": true}}', None, "the key 'admin' stands twice"),
+        (b"\xff", None, ""),
     ],
 )
-async def test_a_bad_body_is_told_in_our_shape(ask: Ask, body: object, status: int, param: str | None) -> None:
+async def test_a_bad_body_is_told_in_our_shape(ask: Ask, body: object, param: str | None, told: str) -> None:
     answer = await ask("POST", "/admin/api/keys", body)
-    assert answer.status == status
-    assert set(answer.json["error"]) == {"message", "type", "code", "param"}
-    if param is not None:
-        assert answer.json["error"]["param"] == param
+    assert answer.status == 400
+    error = answer.json["error"]
+    assert set(error) == {"message", "type", "code", "param"}
+    assert (error["code"], error["param"]) == ("invalid_request", param)
+    assert told in error["message"]
+
+
+async def test_a_list_to_issue_is_read_as_strictly(ask: Ask) -> None:
+    for body, param, told in (
+        (b"", None, "missing request body"),
+        (b'{"team": "a", "team": "b", "keys": ["k"]}', None, "stands twice"),
+        ({"team": "a", "keys": ["k", {"nmae": "x"}]}, "keys.1.nmae", "did you mean 'name'?"),
+    ):
+        answer = await ask("POST", "/admin/api/keys/issue", body)
+        assert (answer.status, answer.json["error"]["param"]) == (400, param), answer.body
+        assert told in answer.json["error"]["message"]
 
 
 async def test_a_large_body_is_refused_unread(ask: Ask) -> None:

@@ -52,7 +52,7 @@ async def test_a_keys_limits_and_networks(ask: Ask) -> None:
         ("POST", "/admin/api/keys", {"name": "k", "limits": {"rpm": True}}, "limits.rpm"),
         ("POST", "/admin/api/keys", {"name": "k", "limits": {"budget": {"day": "5eur"}}}, "limits.budget.day"),
         ("POST", "/admin/api/keys", {"name": "k", "limits": {"qps": 5}}, "limits.qps"),
-        ("POST", "/admin/api/keys", {"name": "k", "limits": {"rpm": 10**400}}, "limits.rpm"),
+        ("POST", "/admin/api/keys", {"name": "k", "limits": {"rpm": 10**30}}, "limits.rpm"),
         ("POST", "/admin/api/keys", {"name": "k", "limits": []}, "limits"),
         ("POST", "/admin/api/keys", {"name": "k", "networks": ["x"]}, "networks"),
         ("POST", "/admin/api/teams", {"name": "t", "timezone": "Nowhere"}, "timezone"),
@@ -181,7 +181,7 @@ async def test_the_log_names_who_and_from_where(ask: Ask, keys: Keys, store: Sto
 async def test_an_admin_keys_networks_hold_here_too(ask: Ask, keys: Keys) -> None:
     _, far = await keys.create(Change(name="far", admin=True, networks=("192.0.2.0/24",)))
     _, here = await keys.create(Change(name="here", admin=True, networks=("127.0.0.0/8",)))
-    assert (await ask("GET", "/admin/api/keys", token=far)).status == 401
+    assert (await ask("GET", "/admin/api/keys", token=far)).status == 403
     assert (await ask("GET", "/admin/api/keys", token=here)).status == 200
 
 

@@ -139,6 +139,30 @@ def test_more_than_is_kept_is_refused_not_cut() -> None:
     assert len(Span(DaysAgo(DAYS_KEPT - 1)).days(NOW, UTC)) == DAYS_KEPT
 
 
+@pytest.mark.parametrize(
+    ("since", "until", "fine"),
+    [
+        ("2026-11-22", "2026-11-21", False),
+        ("2026-11-22", "2026-11-22", True),
+        ("today", "yesterday", False),
+        ("1h", "2h", False),
+        ("2026-11-20T10:00Z", "2026-11-20T09:59Z", False),
+        ("month", "2026-10-30", False),
+        ("yesterday", "2026-11-20", True),  # that is yesterday, where it is still the 21st
+        ("yesterday", "2026-11-19", False),
+        ("1h", "yesterday", True),
+        ("1h", "3d", False),
+    ],
+)
+def test_an_end_before_the_beginning(since: str, until: str, fine: bool) -> None:
+    try:
+        span(since, until, NOW, default=DaysAgo(6))
+    except InvalidRequest as refused:
+        assert (refused.param, fine) == ("until", False)
+    else:
+        assert fine
+
+
 @given(st.text(max_size=30))
 def test_any_text_is_a_time_or_a_clear_refusal(text: str) -> None:
     try:
