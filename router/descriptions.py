@@ -26,7 +26,7 @@ def describe_key(key: Key, last_used: int | None, now: float) -> dict[str, objec
         "state": key.condition(now),
         "created": iso(key.created),
         "expires_at": iso(key.expires_at),
-        "last_used": iso(last_used),
+        "last_used": iso(None if last_used is None else max(last_used, key.created)),  # to the minute
         "old_key_until": iso(overlap),
         "models": list(key.rights.models),
         "deny": list(key.rights.deny),
