@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,11 @@ MODEL_ROUTES: Mapping[str, tuple[Wire, str]] = {
     **{f"{root}/embeddings": (OPENAI, "embeddings") for root in OPENAI_ROOTS},
     **{f"/api/{op}": (OLLAMA, op) for op in ("chat", "generate", "embed", "embeddings")},
 }
+NOT_SERVED = re.compile(
+    r"(/v1|/api/v3)?/(assistants|audio|batches|containers|conversations|evals|files|fine_tuning|images|messages"
+    r"|moderations|realtime|rerank|responses|threads|uploads|vector_stores|videos)(/.*)?"
+)
+"""What clients of OpenAI and Anthropic may ask for beyond models' calls."""
 MODEL_LISTS = frozenset(f"{root}/models" for root in OPENAI_ROOTS)
 
 _log = logging.getLogger("switchyard.app")
@@ -235,6 +241,8 @@ class App:
             return f"there is no {shown}: the base URL already ends in /v1 and the client adds another; drop one"
         if path == METRICS:
             return "there is no /metrics here: the metrics have a listener of their own, server.metrics.listen"
+        if NOT_SERVED.fullmatch(path):
+            return f"{shown} is not served yet: there are /v1/chat/completions, /v1/completions and /v1/embeddings"
         known = [*MODEL_ROUTES, "/v1/models", *billing.PATHS, *self._plain, *self._door.paths]
         near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else "; the OpenAI API is below /v1, Ollama's below /api"
