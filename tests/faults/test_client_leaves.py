@@ -29,7 +29,7 @@ def post(client: Client, dialect: ClientDialect, model: str, *, stream: bool) ->
 
 def assert_cancelled(router: RouterProcess, cloud: Simulator, model: str, left_at: float) -> None:
     (request,) = cloud.asked(model)
-    assert request.left_within(5), "the provider's connection stayed open"
+    assert request.left(), "the provider's connection stayed open"
     assert request.peer.closed_at is not None
     assert request.peer.closed_at - left_at < GRACE
     log = router.log_of(f"cloud/{model}")
@@ -109,7 +109,7 @@ def test_two_hundred_at_once(router: RouterProcess, client: Client, cloud: Simul
     for link in links:
         link.close()
     for model in models:
-        assert cloud.asked(model)[0].left_within(5)
+        assert cloud.asked(model)[0].left()
     assert client.ask(OPENAI, "cloud/answer", stream=True).status == 200
     metrics = client.request("GET", "/metrics").body.decode()
     in_flight = [line for line in metrics.splitlines() if "in_flight" in line and not line.startswith("#")]

@@ -57,7 +57,7 @@ def test_back_pressure_and_the_end_of_patience(
     requests = [cloud.wait_for(model) for model in models]
     most = 0.0
     while not all(request.peer.gone.is_set() for request in requests):
-        assert time.monotonic() - began < STALL + 6, "the calls were not ended"
+        assert time.monotonic() - began < STALL + 15, "the calls were not ended"
         most = max(most, stalling.rss())
         time.sleep(0.02)
     assert time.monotonic() - began > STALL * 0.6

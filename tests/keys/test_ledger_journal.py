@@ -64,7 +64,7 @@ async def test_an_end_while_the_store_stands_still_keeps_what_it_owes(store: Sto
     os.kill(pid, signal.SIGSTOP)
     try:
         first.settle(hold, Bill(1, 10, 10, ("m\tp\tcalls", 1)))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             await first.close()
     finally:
         os.kill(pid, signal.SIGCONT)

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -197,9 +196,8 @@ async def test_stopping_while_it_loads_leaves_nothing(model_data: Path) -> None:
     await until(lambda: model.pid is not None)
     pid = model.pid
     assert pid
-    began = time.monotonic()
-    await model.stop()
-    assert time.monotonic() - began < 5
+    async with asyncio.timeout(15):
+        await model.stop()
     assert not Path(f"/proc/{pid}").exists()
     with contextlib.suppress(ChildProcessError):
         assert os.waitpid(pid, os.WNOHANG) == (0, 0)

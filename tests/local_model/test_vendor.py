@@ -123,7 +123,7 @@ async def test_a_caller_that_leaves_a_whole_answer_frees_its_place(model: LocalM
     left = time.monotonic()
     while await busy(model):  # noqa: ASYNC110 - the server tells only when asked
         await asyncio.sleep(0.02)
-    assert time.monotonic() - left < 3
+    assert time.monotonic() - left < 8
 
 
 async def test_what_a_call_says_upstream() -> None:

@@ -137,7 +137,7 @@ def test_a_worker_is_killed(pair: Bank, cloud: Simulator) -> None:
         with Serving(pair) as serving:
             os.kill(victim, signal.SIGKILL)
             killed_at = time.monotonic()
-            until(lambda: len(streams.broken) >= STREAMS, 5)
+            until(lambda: len(streams.broken) >= STREAMS, 15)
             left = len(requests) - len(streams.broken)
             took = until(lambda: pair.holds(account.team) == left, BACK)
             assert took > LEASE / 2, "nobody else's hold is taken"

@@ -134,7 +134,7 @@ def test_live_streams_end(pair: Bank, cloud: Simulator, way: Callable[[Bank, Acc
         told = dialect.read(Reply(200, {}, body, 0), stream=True)
         assert told.error is not None, body[-300:]
         assert not told.complete
-        assert cloud.asked(model)[0].left_within(1)
+        assert cloud.asked(model)[0].left()
     pair.at_rest(account.team)
     usage = pair.usage(account.team)
     calls = len(requests) + (1 if way is end_overlap else 0)

@@ -226,7 +226,7 @@ def test_while_the_store_is_away_a_scrape_answers_without_what_is_in_it(house: H
     try:
         began = time.monotonic()
         house.gauge("switchyard_team_limit")
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 8
         assert house.client.ask(OPENAI, "chat", stream=False, headers=NOBODY_ELSE).status == 503
         until(lambda: house.gauge("switchyard_redis_up") == {(): 0.0})
         assert value(house.client, "switchyard_redis_errors_total", kind="unanswered") > 0

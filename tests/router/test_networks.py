@@ -75,9 +75,9 @@ def test_other_headers_count_for_nothing() -> None:
 def test_a_long_chain_of_our_own_proxies_ends() -> None:
     told = ", ".join(["203.0.113.9"] + ["10.0.0.2"] * (2 * MOST_HOPS))
     assert client_address(scope("10.0.0.1", told), PROXIES) == UNKNOWN
-    began = time.perf_counter()
+    began = time.thread_time()
     assert client_address(scope("10.0.0.1", "," * 32_000), PROXIES) in (UNKNOWN, "10.0.0.1")
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=200), st.sampled_from(["192.0.2.7", "2001:db8::7"]))

@@ -64,7 +64,7 @@ async def test_workers_that_die_at_once_are_started_with_growing_pauses(
     began = time.monotonic()
     await workers.run(stop, asyncio.Event())
     await workers.stop()
-    assert time.monotonic() - began < 0.5, "the pause of 1.6 s is not waited out"
+    assert time.monotonic() - began < 1.2, "the pause of 1.6 s is not waited out"
 
 
 async def test_a_worker_that_cannot_be_started_is_tried_again(
@@ -96,7 +96,7 @@ async def test_the_second_signal_ends_a_worker_that_does_not_listen(
     await there(Path(f"{mark}2"))
     assert not running.done()
     hurry.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         await running
     await workers.stop()
 
@@ -114,7 +114,7 @@ async def test_what_ignores_every_signal_is_killed(
             await asyncio.sleep(0.02)
     workers.pass_on(signal.SIGTERM)
     processes = list(workers._processes.values())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         await workers.stop()
     assert [process.returncode for process in processes] == [-signal.SIGKILL] * 2
 

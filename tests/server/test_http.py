@@ -180,7 +180,7 @@ def test_other_spellings_of_a_path_need_the_key_too(client: Client, path: str) -
 
 
 def end_of(
-    client: Client, data: bytes, *, drip: bytes = b"", every: float = 0.2, most: float = 6.0
+    client: Client, data: bytes, *, drip: bytes = b"", every: float = 0.2, most: float = 15.0
 ) -> tuple[float, bytes]:
     """Seconds until the router ended the connection, and what it said. `drip` is sent on a byte at a time."""
     with socket.create_connection(("127.0.0.1", client.port), timeout=every) as link:
@@ -217,7 +217,7 @@ def test_slow_requests(strict: RouterProcess) -> None:
             [(b"", b""), (start[:20], start[20:]), (start[:-40], start[-40:])],
         )
     for seconds, _ in (nothing, half_head, half_body):
-        assert 0.8 < seconds < 4
+        assert 0.8 < seconds < 10
     assert nothing[1] == b""
     (told,) = replies(half_head[1])
     assert told.status == 408

@@ -130,7 +130,7 @@ class RouterProcess:
     def tail(self) -> str:
         return "\n".join([*self.out[-10:], *self.err[-40:]])
 
-    def wait_line(self, text: str, lines: list[str], seconds: float = 5.0, since: int = 0) -> str:
+    def wait_line(self, text: str, lines: list[str], seconds: float = 15.0, since: int = 0) -> str:
         """The first line with `text`, once it is there. `since` skips lines that were there before."""
         deadline = time.monotonic() + seconds
         with self._news:

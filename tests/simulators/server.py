@@ -166,8 +166,8 @@ class Request:
         found = self.json.get("model") if self.body[:1] == b"{" else None
         return found if isinstance(found, str) else ""
 
-    def left_within(self, seconds: float) -> bool:
-        """Whether the router closes this request's connection in that time."""
+    def left(self, seconds: float = 15.0) -> bool:
+        """Whether the router closes this request's connection in time."""
         return self.peer.gone.wait(seconds)
 
 
@@ -272,7 +272,7 @@ class Simulator:
         """The requests for one model, by the name that was sent."""
         return [request for request in self.requests if request.model == model]
 
-    def wait_for(self, model: str, seconds: float = 5.0) -> Request:
+    def wait_for(self, model: str, seconds: float = 15.0) -> Request:
         """The first request for a model, once it is there."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

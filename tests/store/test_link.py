@@ -139,13 +139,12 @@ async def test_a_server_that_stays_away_is_not_waited_for(server: Server, connec
         await links.ask("t", add("t"))
     await until(lambda: links.problem is not None and store.problem is not None)
     assert "cannot be reached" in str(store.problem)
-    began = time.monotonic()
-    for _ in range(100):
-        with pytest.raises(NotSent):
-            await links.ask("t", add("t"), limit=9)
-    assert time.monotonic() - began < 1
+    async with asyncio.timeout(15):
+        for _ in range(100):
+            with pytest.raises(NotSent):
+                await links.ask("t", add("t"), limit=9)
     server.start()
-    await until(lambda: links.up, 2)
+    await until(lambda: links.up)
     assert await links.ask("t", add("t"), limit=10) == 1
 
 
@@ -166,13 +165,12 @@ async def test_deadlines_may_differ_and_the_shortest_counts(server: Server, conn
     _, links = await connected(server.url())
     server.freeze()
     try:
-        began = time.monotonic()
         long = links.ask("t", echo("t", 1), limit=30)
         short = links.ask("t", echo("t", 2), limit=0.1)
-        for future in (short, long):
-            with pytest.raises(Unanswered):
-                await future
-        assert time.monotonic() - began < 1
+        async with asyncio.timeout(15):
+            for future in (short, long):
+                with pytest.raises(Unanswered):
+                    await future
     finally:
         server.thaw()
 

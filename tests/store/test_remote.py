@@ -109,7 +109,7 @@ async def test_a_store_that_is_down_at_the_start_is_found_when_it_comes(port: in
 
     store.add_gate(gate)
     with start(port, tmp_path) as process:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while store.problem is not None:
                 await asyncio.sleep(0.02)
         assert gates

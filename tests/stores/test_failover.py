@@ -211,7 +211,7 @@ def test_a_killed_single_server(build: Build, record_property: Record) -> None:
 
     def kill(_: Load) -> None:
         box.kill()
-        until(lambda: house.ready().status == 503, "it is missed", 5)
+        until(lambda: house.ready().status == 503, "it is missed", 15)
         box.start()
 
     load, key_id, moment = under_load(house, kill)

@@ -46,8 +46,8 @@ def test_a_frozen_store(build: Build, kind: str, seconds: int, record_property: 
         os.kill(pid, signal.SIGSTOP)
         frozen = time.monotonic()
         try:
-            until(lambda: house.ready().status == 503, "the router says that it is not ready", 3)
-            until(lambda: house.metric("switchyard_redis_up") == 0, "the metric says so", 5)
+            until(lambda: house.ready().status == 503, "the router says that it is not ready", 15)
+            until(lambda: house.metric("switchyard_redis_up") == 0, "the metric says so", 15)
             while time.monotonic() < frozen + seconds:
                 decided.append(len(load.outcomes))
                 time.sleep(0.25)
@@ -56,7 +56,7 @@ def test_a_frozen_store(build: Build, kind: str, seconds: int, record_property: 
             os.kill(pid, signal.SIGCONT)
         thawed = time.monotonic()
         until(lambda: sum(outcome.status == 200 for outcome in load.since(thawed + BACK)) > 100, "service is back", 20)
-        until(lambda: house.ready().status == 200, "the router says that it is ready", 3)
+        until(lambda: house.ready().status == 200, "the router says that it is ready", 15)
     while_frozen = [outcome for outcome in load.since(frozen) if outcome.ended < thawed]
     told = f"{load.told()}; back {load.gap(thawed):.2f} s after it woke up"
     record_property("figures", told)
@@ -87,7 +87,7 @@ def test_a_frozen_store(build: Build, kind: str, seconds: int, record_property: 
     # The journal is gone, but for what each worker keeps open.
     folder = house.router.directory / "data" / "journal"
     assert {path.stat().st_size for path in folder.glob("*")} == {0}
-    until(lambda: house.metric("switchyard_journal_entries") == 0, "the metric says so", 5)
+    until(lambda: house.metric("switchyard_journal_entries") == 0, "the metric says so", 15)
     assert house.metric("switchyard_redis_up") == 1
     assert (house.metric("switchyard_redis_decision_seconds_count") or 0) > len(load.outcomes) / 2
 

@@ -126,8 +126,8 @@ def test_writes_are_refused(
         break_it(server(home))
         for _ in range(4):
             refused(client, word)
-        until(lambda: home.ready().status == 503, "the router says that it is not ready", 3)
-        until(lambda: word in home.ready().json["store"], "and why", 3)
+        until(lambda: home.ready().status == 503, "the router says that it is not ready", 15)
+        until(lambda: word in home.ready().json["store"], "and why", 15)
     if settles:
         exact(home, key_id)  # full as it is
         refused(client, word)
@@ -135,9 +135,9 @@ def test_writes_are_refused(
         until(lambda: len(home.journal()) == 4, "the settlements are kept")
         assert len(home.paid.calls) == 5, "nobody was asked who could not be paid"
     mend_it(server(home))
-    until(lambda: served(client), "calls are admitted again", 5)
-    until(lambda: all(served(client) for _ in range(8)), "by both workers", 5)
-    until(lambda: all(home.ready().status == 200 for _ in range(4)), "the router says that it is ready", 5)
+    until(lambda: served(client), "calls are admitted again", 15)
+    until(lambda: all(served(client) for _ in range(8)), "by both workers", 15)
+    until(lambda: all(home.ready().status == 200 for _ in range(4)), "the router says that it is ready", 15)
     exact(home, key_id)
 
 
@@ -195,7 +195,7 @@ def test_loading_its_data(home: House) -> None:
         if home.ready().status == 503 and "loading" in str(home.ready().json["store"]):
             seen.add(0)
     assert seen == {503, 0}
-    until(lambda: all(served(client) for _ in range(8)), "calls are admitted again", 5)
+    until(lambda: all(served(client) for _ in range(8)), "calls are admitted again", 15)
     exact(home, key_id)
 
 
@@ -215,7 +215,7 @@ def test_another_password_while_running(home: House) -> None:
     assert "another-p4ssword" not in "\n".join(home.router.err)
     store.run("CONFIG", "SET", "requirepass", "")
     store.password = None
-    until(lambda: all(served(client) for _ in range(8)), "calls are admitted again", 5)
+    until(lambda: all(served(client) for _ in range(8)), "calls are admitted again", 15)
     exact(home, key_id)
 
 

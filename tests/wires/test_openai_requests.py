@@ -40,10 +40,10 @@ def test_refused(row: dict[str, Any]) -> None:
     ],
 )
 def test_bounds_are_checked_before_work(body: dict[str, Any]) -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()
     with pytest.raises(InvalidRequest):
         WIRE.read_call("chat", {**HELLO, **body})
-    assert time.perf_counter() - begun < 0.1
+    assert time.thread_time() - begun < 0.1
 
 
 def test_nulls_are_absent_everywhere() -> None:

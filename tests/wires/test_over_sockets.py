@@ -106,7 +106,7 @@ class Upstream:
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             if number == 0 and script.hold is not None:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(15):
                     await script.hold.wait()
         if script.framing == "chunked":
             writer.write(b"0\r\n\r\n")
@@ -278,7 +278,7 @@ async def _replaying() -> Any:
         server.close()
         await server.wait_closed()
         if upstream.open:
-            _, stuck = await asyncio.wait(upstream.open, timeout=5)
+            _, stuck = await asyncio.wait(upstream.open, timeout=15)
             assert not stuck, "the router left a connection open"
 
 
