@@ -1,4 +1,4 @@
-"""What the router writes to standard error: a JSON line for each request, and its messages, by a thread of their own.
+"""What a router that runs writes: a JSON line for each request, and messages, by a thread of their own.
 No prompts, no credentials: ids, names, numbers.
 
 The queue is bounded: when the sink is slower than the traffic, lines are dropped and counted, never waited for. So no
@@ -27,9 +27,9 @@ STOP_SECONDS = 2.0
 
 
 class RequestLog:
-    """Writes to a file descriptor (standard error by default). `requests`: False leaves the requests' lines out."""
+    """Writes to a file descriptor. `requests`: False leaves the requests' lines out."""
 
-    def __init__(self, fd: int = 2, *, requests: bool = True) -> None:
+    def __init__(self, fd: int, *, requests: bool = True) -> None:
         self.dropped = 0
         self._fd = fd
         self._lines: deque[Mapping[str, Any] | bytes] = deque()

@@ -95,7 +95,7 @@ class Runtime:
         self.version = package_version()
         self.data_dir = Path(config.data_dir)
         self.metrics = Metrics(self.version, slot)
-        self.log = log or RequestLog(requests=False)
+        self.log = log or RequestLog(2, requests=False)
         self.health = Health(self.monotonic, random.random)
         self.http = HttpTransport()
         self.litellm = LitellmTransport()

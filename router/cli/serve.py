@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.common import ConfigOption, config_path, fail, read_config, tell
+from router.cli.common import ConfigOption, config_path, fail, read_config
 
 if TYPE_CHECKING:
     from router.cli.workers import Workers
@@ -45,19 +45,37 @@ def serve(
     started = time.monotonic()
     from router.requestlog import RequestLog
 
-    lines = RequestLog(requests=log)
+    _fill_streams()
+    out, lines = RequestLog(1), RequestLog(2, requests=log)
+    out.start()
     lines.start()
     try:
-        code = _serve(config, host, port, workers, lines, started)
+        code = _serve(config, host, port, workers, out, lines, started)
     finally:
+        out.stop()
         lines.stop()
     raise typer.Exit(code)
 
 
+def _fill_streams() -> None:
+    """Give standard streams that were closed for us somewhere to go: else the next file or socket had their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free is this one
+
+
 def _serve(
-    config: Path | None, host: str | None, port: int | None, workers: int | None, lines: RequestLog, started: float
+    config: Path | None,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    out: RequestLog,
+    lines: RequestLog,
+    started: float,
 ) -> int:
-    """The exit code, when the router has ended."""
+    """The exit code, when the router has ended. `out` is what a person reads, `lines` is the log."""
     from router.requestlog import Messages
     from router.slots import inherited_slot
 
@@ -79,8 +97,8 @@ def _serve(
     path = config_path(config)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if count > 1:
-            return runner.run(_supervise(found, path, sockets, count, lines=lines, started=started))
-        return runner.run(_run(found, path, sockets, lines=lines, started=started, slot=slot if inherited else None))
+            return runner.run(_supervise(found, path, sockets, count, out, lines, started))
+        return runner.run(_run(found, path, sockets, out, lines, started, slot if inherited else None))
 
 
 def _with_listener(config: Config, host: str | None, port: int | None) -> Config:
@@ -123,7 +141,13 @@ def _bind(config: Config) -> list[socket.socket]:
 
 
 async def _run(
-    config: Config, path: Path, sockets: list[socket.socket], *, lines: RequestLog, started: float, slot: Slot | None
+    config: Config,
+    path: Path,
+    sockets: list[socket.socket],
+    out: RequestLog,
+    lines: RequestLog,
+    started: float,
+    slot: Slot | None,
 ) -> int:
     """Serve: as the only process, or as the worker in `slot`."""
     from router.app import App
@@ -144,7 +168,7 @@ async def _run(
             runtime.reload(runtime.slot.config_copy)
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.reload)
-    say = _Console(runtime, sockets, started, quiet=worker)
+    say = _Console(runtime, sockets, out, started, quiet=worker)
     try:
         await runtime.start(_listeners(config, sockets), on_model=say.model, on_made=say.made, worker=worker)
         server = Server(App(runtime), config.server.limits)
@@ -190,7 +214,13 @@ def _settle_garbage() -> None:
 
 
 async def _supervise(
-    config: Config, path: Path, sockets: list[socket.socket], count: int, *, lines: RequestLog, started: float
+    config: Config,
+    path: Path,
+    sockets: list[socket.socket],
+    count: int,
+    out: RequestLog,
+    lines: RequestLog,
+    started: float,
 ) -> int:
     """Own the store and the demo model, and keep `count` workers running that serve."""
     from router.cli.workers import Workers
@@ -201,7 +231,7 @@ async def _supervise(
     stop, hurry = _signals()
     runtime = Runtime(config, config_path=path, log=lines)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.reload)  # until there are workers
-    say = _Console(runtime, sockets, started)
+    say = _Console(runtime, sockets, out, started)
     for name, row in config.providers.items():
         if row.max_concurrency is not None and row.max_concurrency < count:
             lines.say(
@@ -288,8 +318,17 @@ class _Console:
     """What a person at the terminal reads. The banner comes when the router serves and what a first start makes is
     known."""
 
-    def __init__(self, runtime: Runtime, sockets: list[socket.socket], started: float, *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        sockets: list[socket.socket],
+        out: RequestLog,
+        started: float,
+        *,
+        quiet: bool = False,
+    ) -> None:
         self._runtime = runtime
+        self._out = out
         address = sockets[0].getsockname()
         self._host, self._port = str(address[0]), int(address[1])
         own = runtime.config.server.metrics.listen
@@ -311,7 +350,7 @@ class _Console:
         self._made = made
         if self._shown:
             # The store was down when the router began to serve.
-            tell("\n".join(self._secrets()))
+            self._out.say("\n".join(self._secrets()))
 
     def ready(self) -> None:
         if not self._quiet:
@@ -366,7 +405,7 @@ class _Console:
             f"-H 'Content-Type: application/json' -d '{body}'",
             "",
         ]
-        tell("\n".join(lines))
+        self._out.say("\n".join(lines))
 
 
 _WILDCARDS = ("0.0.0.0", "::")  # compared, not bound

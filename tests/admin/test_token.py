@@ -27,7 +27,7 @@ async def test_where_the_admin_token_comes_from(
     file = tmp_path / "switchyard.yaml"
     file.write_text(f"{line}\ndata_dir: {tmp_path / 'data'}\n")
     runtime = Runtime(
-        load_config(file, {"SWITCHYARD_ADMIN_TOKEN": OTHER}), config_path=file, log=RequestLog(requests=False)
+        load_config(file, {"SWITCHYARD_ADMIN_TOKEN": OTHER}), config_path=file, log=RequestLog(2, requests=False)
     )
     try:
         await runtime.start({})

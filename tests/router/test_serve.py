@@ -383,7 +383,7 @@ def unread() -> Iterator[int]:
     os.close(reader)
 
 
-@pytest.mark.parametrize("sink", ["closed", "full disk", "unread"])
+@pytest.mark.parametrize("sink", ["closed", "full disk", "unread", "none"])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_nobody_reads_any_more_what_it_says(
     tmp_path: Path,
@@ -400,12 +400,17 @@ def test_nobody_reads_any_more_what_it_says(
     with (
         open("/dev/full", "wb") as full,
         subprocess.Popen(
-            [*router.command, "--workers", str(workers)],
+            [
+                *(("sh", "-c", 'exec "$@" 2>&-', "sh") if sink == "none" else ()),
+                *router.command,
+                "--workers",
+                str(workers),
+            ],
             cwd=ROOT,
             env=router._env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr={"closed": subprocess.PIPE, "full disk": full.fileno(), "unread": unread}[sink],
+            stderr={"full disk": full.fileno(), "unread": unread}.get(sink, subprocess.PIPE),
             start_new_session=True,
         ) as process,
     ):
@@ -425,12 +430,14 @@ def test_nobody_reads_any_more_what_it_says(
             process.stdout.close()
             if process.stderr is not None:
                 process.stderr.close()
+            if sink == "none":
+                assert os.readlink(f"/proc/{process.pid}/fd/2") == os.devnull, "no socket has its number"
             client = Client(router.port, key[1])
             until(lambda: client.request("GET", "/healthz").status == 200)
             for _ in range(5):
                 assert client.ask(OPENAI, "chat", stream=False).status == 200
             if workers == 1:
-                wanted = r"switchyard_log_lines_dropped_total " + ("0.0" if sink == "unread" else "[5-9].0")
+                wanted = r"switchyard_log_lines_dropped_total " + ("0.0" if sink in ("unread", "none") else "[5-9].0")
                 until(lambda: re.search(wanted, client.request("GET", "/metrics").body.decode()) is not None)
             else:
                 victim = min(workers_of(router))
