@@ -54,6 +54,7 @@ from router.records import (
 )
 from router.store import Store, StoreError
 from router.teams import Teams, difference, require
+from router.throttle import Throttle
 from router.turns import Turns
 
 __all__ = ["Bootstrap", "Change", "Conflict", "Key", "Keys", "Listed", "describe", "open_keys", "parse_expiry"]
@@ -118,6 +119,8 @@ class Keys:
         """What a start that is not through yet has made."""
         self._paging: tuple[str, float, Sequence[str]] = ("", 0.0, [])
         self._holders = Holders(self.cabinet, self.peppers, admin_token, clock)
+        self.throttle = Throttle()
+        """Of wrong admin tokens, wherever they are shown."""
 
     @property
     def pepper(self) -> bytes:
