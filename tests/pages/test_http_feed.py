@@ -13,7 +13,7 @@ from providers.errors import StoreUnavailable
 from router.admin.pages import live
 from router.admin.pages.live import News, Tail, TeamFeed
 from router.changes import TeamChange
-from router.overview_rows import RequestRow
+from router.overview_rows import RequestRow, request_row
 from router.recent import recent_name
 from tests.pages.house import TOKEN, House
 
@@ -193,3 +193,30 @@ async def test_a_row_that_was_made_for_an_administrator_is_made_anew_for_the_key
             text = (await asyncio.to_thread(site.get, "/admin/overview")).text
             assert 'id="r-shown"' in text
             assert ("c-key" in text) == column
+
+
+async def test_a_viewer_is_told_of_a_call_once_until_there_is_something_new_of_it() -> None:
+    class Same:
+        """Tells the same again and again."""
+
+        reads = 0
+        status: int | None = None
+
+        def begin(self) -> None:
+            pass
+
+        async def read(self) -> News:
+            self.reads += 1
+            row = {"id": "one", "time": 0.0, "key": "k", "status": self.status}
+            return News([request_row(row, "team", {})])
+
+    feed = Same()
+    tail = Tail(feed, pace=0.0)
+    with tail.watch(None) as watch:
+        found: list[RequestRow] = []
+        async with asyncio.timeout(15):
+            for reads, feed.status in ((3, None), (6, 200)):
+                while feed.reads < reads:  # noqa: ASYNC110 - the task that reads says nothing
+                    await asyncio.sleep(0)
+                found += await watch.next(0)
+    assert [row.status for row in found] == [None, 200]
