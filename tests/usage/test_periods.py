@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -155,12 +156,8 @@ def test_more_than_is_kept_is_refused_not_cut() -> None:
     ],
 )
 def test_an_end_before_the_beginning(since: str, until: str, fine: bool) -> None:
-    try:
+    with nullcontext() if fine else pytest.raises(InvalidRequest, match="until lies before since"):
         span(since, until, NOW, default=DaysAgo(6))
-    except InvalidRequest as refused:
-        assert (refused.param, fine) == ("until", False)
-    else:
-        assert fine
 
 
 @given(st.text(max_size=30))
