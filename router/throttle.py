@@ -3,9 +3,12 @@ the network of 64 bits that counts: one subscriber has all of it."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from ipaddress import AddressValueError, IPv6Address
+from weakref import WeakValueDictionary
 
 from providers.errors import SwitchyardError
 
@@ -39,6 +42,16 @@ class Throttle:
         self._what = what
         self._empty_at: dict[str, float] = {}
         """When the address's bucket will have leaked out."""
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def turn(self, address: str) -> AsyncIterator[None]:
+        """Time to judge one secret: those of an address that come at once are judged one after the other, so that each
+        is admitted by what became of those before. Raises TooManyAttempts."""
+        turn = self._turns.setdefault(_place(address), asyncio.Lock())
+        async with turn:
+            self.admit(address)
+            yield
 
     def admit(self, address: str) -> None:
         """Raises TooManyAttempts."""

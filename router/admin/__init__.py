@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -66,14 +67,13 @@ class Admin:
         self,
         keys: Keys,
         describe: Describe,
-        throttle: Throttle | None = None,
         rate: GetRate = lambda: None,
         pages: Callable[[], Setup] | None = None,
     ) -> None:
         self._keys = keys
         self._describe = describe
         self._rate = rate
-        self._throttle = throttle or Throttle()
+        self._throttle = keys.throttle
         self._setup = pages
         self._app: ASGI | None = None
         self._pages: ASGI | None = None
@@ -102,15 +102,16 @@ class Admin:
         client = scope.get("client")
         address = str(client[0]) if client else ""
         token = credential_of(scope["headers"])
-        if token is None or not self._keys.seen_admin(token):  # behind one address may be the admin and others
-            self._throttle.admit(address)
-        if token is None:
-            raise Unauthorized("This is for administrators: send 'Authorization: Bearer <admin token>'.")
-        actor = await self._keys.admin(token, address)
-        if actor is None:
-            self._throttle.failed(address)
-            raise Unauthorized("Incorrect admin token provided.")
-        return actor
+        # Behind one address may be the admin and others.
+        known = token is not None and self._keys.seen_admin(token)
+        async with nullcontext() if known else self._throttle.turn(address):
+            if token is None:
+                raise Unauthorized("This is for administrators: send 'Authorization: Bearer <admin token>'.")
+            actor = await self._keys.admin(token, address)
+            if actor is None:
+                self._throttle.failed(address)
+                raise Unauthorized("Incorrect admin token provided.")
+            return actor
 
     async def _loaded(self) -> ASGI:
         async with self._loading:

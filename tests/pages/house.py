@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -91,7 +92,13 @@ async def opened_house(path: Path) -> AsyncIterator[House]:
         told = dict(scope["headers"])
         address = told.get(b"x-from", b"127.0.0.1").decode()
         scheme = told.get(b"x-scheme", b"http").decode()
-        await inner({**scope, "client": (address, 1), "scheme": scheme}, receive, send)
+        answering = asyncio.ensure_future(inner({**scope, "client": (address, 1), "scheme": scheme}, receive, send))
+        if scope["path"] == "/admin/live":
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            answering.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await answering
 
     server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_level="error", ws="none"))
     serving = asyncio.create_task(server.serve())

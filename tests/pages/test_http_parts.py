@@ -17,7 +17,7 @@ from router.admin.pages import live
 from router.admin.pages.assets import Assets
 from router.admin.pages.live import News, Tail, Watch
 from router.admin.pages.overview_page import OWNERS_AT_ONCE, Facts, Sights
-from router.admin.pages.security import MOST_COOKIES, ours, sessions_of, takes_gzip
+from router.admin.pages.security import MOST_COOKIES, ours, session_name, sessions_of, takes_gzip
 from router.networks import client_scheme
 from router.overview import Overviews
 from router.overview_rows import RequestRow, request_row
@@ -283,21 +283,23 @@ def test_who_speaks_https(peer: str, told: str | None, scheme: str) -> None:
 
 def test_every_cookie_of_the_right_shape_is_tried() -> None:
     good, other = "A" * 43, "B" * 43
+    name = session_name("0123456789abcdef", https=False)
     for text, found in (
-        (f"switchyard_session={good}", (good,)),
-        (f"a=b; switchyard_session={good}; c=d", (good,)),
-        (f"switchyard_session={good}; switchyard_session={other}", (good, other)),
-        (f"switchyard_session=junk; switchyard_session={good}; switchyard_session={good}", (good,)),
-        (f"switchyard_session={good}x", ()),
-        (f"xswitchyard_session={good}", ()),
-        (f"__Secure-switchyard_session={good}", ()),
-        ("switchyard_session", ()),
+        (f"{name}={good}", (good,)),
+        (f"a=b; {name}={good}; c=d", (good,)),
+        (f"{name}={good}; {name}={other}", (good, other)),
+        (f"{name}=junk; {name}={good}; {name}={good}", (good,)),
+        (f"{name}={good}x", ()),
+        (f"x{name}={good}", ()),
+        (f"__Secure-{name}={good}", ()),
+        (f"{session_name('fedcba9876543210', https=False)}={good}", ()),
+        (f"switchyard_session={good}", ()),
+        (name, ()),
         ("", ()),
     ):
-        assert sessions_of([(b"cookie", text.encode())], https=False) == found, text
-    assert sessions_of([(b"cookie", f"__Secure-switchyard_session={good}".encode())], https=True) == (good,)
-    many = "; ".join(f"switchyard_session={number:043}" for number in range(100))
-    assert len(sessions_of([(b"cookie", many.encode())], https=False)) == MOST_COOKIES
+        assert sessions_of([(b"cookie", text.encode())], name) == found, text
+    many = "; ".join(f"{name}={number:043}" for number in range(100))
+    assert len(sessions_of([(b"cookie", many.encode())], name)) == MOST_COOKIES
 
 
 def test_an_origin_is_compared_whole() -> None:

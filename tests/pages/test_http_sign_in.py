@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from providers.errors import StoreUnavailable
 from router.admin.pages import sessions
+from router.admin.pages.security import session_name
 from router.changes import TeamChange
 from router.keys import Change, Key, open_keys
 from router.store import Store, open_store
@@ -42,7 +43,8 @@ async def test_the_cookie_is_strict_and_only_its_digest_is_in_the_store(
     answer = await asyncio.to_thread(site.sign_in, TOKEN)
     assert (answer.status, answer.headers["location"], answer.body) == (303, "/admin", b"")
     (cookie,) = answer.set_cookies
-    shape = r"switchyard_session=([A-Za-z0-9_-]{43}); Max-Age=2592000; Path=/admin; HttpOnly; SameSite=Strict"
+    name = session_name(house.keys.pepper_check(), https=False)
+    shape = rf"{name}=([A-Za-z0-9_-]{{43}}); Max-Age=2592000; Path=/admin; HttpOnly; SameSite=Strict"
     secret = re.fullmatch(shape, cookie)
     assert secret
     names = await house.names()
@@ -64,7 +66,7 @@ async def test_behind_https_the_cookie_is_secure(house: House) -> None:
     answer = await asyncio.to_thread(
         site.post, "/admin/sign-in", {"secret": TOKEN}, {**https, "sec-fetch-site": "same-origin"}
     )
-    assert answer.set_cookies[0].startswith("__Secure-switchyard_session=")
+    assert answer.set_cookies[0].startswith(f"__Secure-{session_name(house.keys.pepper_check(), https=False)}=")
     assert answer.set_cookies[0].endswith("; Secure")
     page = await asyncio.to_thread(site.ask, "GET", "/admin/overview", None, https)
     assert page.status == 200
@@ -126,6 +128,54 @@ async def test_wrong_secrets_are_slowed_down_together_with_wrong_tokens_of_the_a
     assert (await asyncio.to_thread(site.post, "/admin/sign-in", {"secret": TOKEN}, here)).status == 303
 
 
+async def _at_once(port: int, request: str, times: int) -> Counter[int]:
+    """The statuses of the answers to as many requests that are all there before the first is answered."""
+
+    async def ask() -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request.encode())
+        status = int((await reader.read()).split(b" ", 2)[1])
+        writer.close()
+        return status
+
+    async with asyncio.timeout(60):
+        return Counter(await asyncio.gather(*(ask() for _ in range(times))))
+
+
+@pytest.mark.parametrize("where", ["page", "api"])
+async def test_wrong_secrets_that_come_at_once_are_slowed_down_like_others(house: House, where: str) -> None:
+    def told(secret: str) -> str:
+        common = f"Host: x\r\nX-From: {address}\r\nSec-Fetch-Site: same-origin\r\nConnection: close\r\n"
+        if where == "api":
+            return f"GET /admin/api/status HTTP/1.1\r\n{common}Authorization: Bearer {secret}\r\n\r\n"
+        body = f"secret={secret}"
+        return f"POST /admin/sign-in HTTP/1.1\r\n{common}Content-Length: {len(body)}\r\n\r\n{body}"
+
+    _, credential = await house.key(admin=True)
+    address = house.site().always["x-from"]
+    good = 303 if where == "page" else 200
+    # Right ones are let in however many they are.
+    assert await _at_once(house.port, told(credential), 3 * BURST) == {good: 3 * BURST}
+    wrong = f"{credential[:-1]}{'b' if credential[-1] == 'a' else 'a'}"
+    assert await _at_once(house.port, told(wrong), 6 * BURST) == {401: BURST, 429: 5 * BURST}
+    assert await _at_once(house.port, told(credential), 1) == {429: 1}
+    assert await _at_once(house.port, told(TOKEN), 1) == {good: 1}
+
+
+async def test_routers_of_other_stores_on_one_host_leave_each_other_alone(house: House, tmp_path: Path) -> None:
+    """Cookies know no ports."""
+    async with opened_house(tmp_path) as neighbour:
+        site = await house.sign_in(TOKEN)
+        beside = site.copy(neighbour.port)
+        assert not await neighbour.signed_in(beside)
+        assert (await asyncio.to_thread(beside.get)).set_cookies == ()  # and it takes nothing away
+        assert (await asyncio.to_thread(beside.sign_in, TOKEN)).status == 303
+        assert len(beside.cookies) == 2
+        assert await house.signed_in(beside.copy(house.port))
+        await asyncio.to_thread(beside.post, "/admin/sign-out")
+        assert beside.cookies == site.cookies
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -178,7 +228,7 @@ async def test_signing_out_ends_it_in_the_store(house: House) -> None:
 async def test_what_was_not_made_here_is_no_session(house: House) -> None:
     site = house.site()
     for value in ("", "x", "A" * 43, "A" * 44, "../../../etc", '"quoted"'):
-        site.cookies["switchyard_session"] = value
+        site.cookies[session_name(house.keys.pepper_check(), https=False)] = value
         assert not await house.signed_in(site)
     answer = await asyncio.to_thread(site.get, "/admin/overview")
     assert (answer.status, answer.headers["hx-redirect"]) == (401, "/admin")
@@ -282,6 +332,10 @@ async def test_idle_and_old_sessions_end(house: House) -> None:
     assert await house.keys.cabinet.ask("TTL", name) > 5  # used: it goes on
     house.later = sessions.LONGEST - 60
     assert await house.signed_in(site)
+    (secret,) = site.cookies.values()
+    other = sessions.Sessions(house.keys)  # a worker that has not seen it yet
+    assert await other.find(secret, "")
+    assert await house.keys.cabinet.ask("TTL", name) <= 60  # used, but near its end
     house.later = sessions.LONGEST + 1
     assert not await house.signed_in(site)
 
@@ -375,127 +429,3 @@ async def test_streams_of_one_session_share_a_look_at_it(house: House) -> None:
     await opened.close(secret)
     now += sessions.SHARED
     assert await opened.lately(secret, "") == (None, now)
-
-
-# --- the store is away
-
-
-async def test_without_the_store_who_was_just_seen_still_sees_the_last_numbers(tmp_path: Path) -> None:
-    async with opened_house(tmp_path) as house:
-        _, credential = await house.key()
-        site, mine, unseen = [await house.sign_in(secret) for secret in (TOKEN, credential, TOKEN)]
-        assert await house.signed_in(site)
-        assert await house.signed_in(mine)
-        await house.keys.cabinet.store.close()
-        for one in (site, mine):
-            for path in ("/admin", "/admin/overview"):
-                answer = await asyncio.to_thread(one.get, path)
-                assert answer.status == 200
-        answer = await asyncio.to_thread(unseen.get)
-        assert (answer.status, answer.headers["retry-after"]) == (503, "5")
-        assert "Traceback" not in answer.text
-        refused = await asyncio.to_thread(house.site().sign_in, credential)
-        assert (refused.status, refused.set_cookies) == (503, ())
-        assert (await asyncio.to_thread(house.site().get)).status == 200
-
-
-async def test_a_key_is_remembered_for_a_minute_only(tmp_path: Path) -> None:
-    store = await open_store("embedded", tmp_path)
-    keys = await open_keys(store, tmp_path, {"SWITCHYARD_ADMIN_TOKEN": TOKEN})
-    now = 100.0
-    opened = sessions.Sessions(keys, monotonic=lambda: now)
-    _, credential = await keys.create(Change(name="holder"))
-    key, admin = await opened.open(credential, "127.0.0.1"), await opened.open(TOKEN, "127.0.0.1")
-    assert key
-    assert admin
-    for secret in (key, admin):
-        assert await opened.find(secret, "127.0.0.1")
-    await store.close()
-    for _ in range(3):
-        now += sessions.REMEMBERED / 2
-        assert await opened.find(admin, "127.0.0.1")  # who watches goes on watching
-    with pytest.raises(StoreUnavailable):
-        await opened.find(key, "127.0.0.1")
-
-
-async def test_what_is_remembered_of_a_key_still_counts(tmp_path: Path) -> None:
-    store = await open_store("embedded", tmp_path)
-    keys = await open_keys(store, tmp_path, {"SWITCHYARD_ADMIN_TOKEN": TOKEN})
-    wall = time.time()
-    opened = sessions.Sessions(keys, clock=lambda: wall, monotonic=lambda: 100.0)
-    change = Change(name="holder", networks=("127.0.0.0/8",), expires_at=int(time.time()) + 600)
-    _, credential = await keys.create(change)
-    secret = await opened.open(credential, "127.0.0.1")
-    assert secret
-    assert await opened.find(secret, "127.0.0.1")
-    await store.close()
-    assert await opened.find(secret, "127.0.0.1")
-    assert await opened.find(secret, "192.0.2.1") is None
-    wall += 601
-    assert await opened.find(secret, "127.0.0.1") is None
-
-
-class Away:
-    """A store that can be away: for who asks by this the server does not answer."""
-
-    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._store = store
-        self._patch = monkeypatch
-
-    def go(self) -> None:
-        async def run(*_: object) -> Any:
-            raise OSError("away")
-
-        self._patch.setattr(self._store, "run", run)
-        self._patch.setattr(self._store, "gather", run)
-
-    def come(self) -> None:
-        self._patch.undo()
-
-
-async def test_who_signs_out_while_the_store_is_away_is_out(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    site, other = await house.sign_in(TOKEN), await house.sign_in(TOKEN)
-    assert await house.signed_in(site)
-    assert await house.signed_in(other)
-    stolen = site.copy()
-    away = Away(house.keys.cabinet.store, monkeypatch)
-    away.go()
-    answer = await asyncio.to_thread(site.post, "/admin/sign-out")
-    assert (answer.status, site.cookies) == (503, {})
-    assert "You are signed out in this browser" in answer.text
-    assert not await house.signed_in(stolen)
-    assert await house.signed_in(other)
-    away.come()
-    assert not await house.signed_in(stolen)
-    async with asyncio.timeout(20):
-        while len([name for name in await house.names() if name.startswith("sy:session:")]) > 1:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-    assert await house.keys.cabinet.ask("ZCARD", "sy:sessions:admin") == 1
-    assert await house.signed_in(other)
-
-
-async def test_what_is_remembered_does_not_outlive_the_admin_token(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = await open_store("embedded", tmp_path)
-    try:
-        keys = await open_keys(store, tmp_path, {})
-        made = await keys.bootstrap()
-        assert made.admin_token
-        opened = sessions.Sessions(keys)
-        secret = await opened.open(made.admin_token, "")
-        assert secret
-        assert await opened.find(secret, "")
-        await store.run("DEL", "sy:admin")
-        again = await (await open_keys(store, tmp_path, {})).bootstrap()
-        assert again.admin_token
-        away = Away(store, monkeypatch)
-        away.go()
-        assert await opened.find(secret, "")  # nobody has told this worker yet
-        away.come()
-        assert await keys.admin(again.admin_token, None)
-        away.go()
-        assert await opened.find(secret, "") is None
-    finally:
-        monkeypatch.undo()
-        await store.close()

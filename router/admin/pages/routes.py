@@ -22,6 +22,7 @@ from router.admin.pages.security import (
     page_headers,
     preferences_cookie,
     session_cookie,
+    session_name,
     sessions_of,
     takes_gzip,
 )
@@ -58,8 +59,10 @@ class Asked(NamedTuple):
     look: Look
     https: bool
     address: str
+    cookie: str
+    """The name of a session's cookie."""
     sessions: tuple[str, ...]
-    """The secrets in its cookies."""
+    """The secrets in its cookies of that name."""
 
 
 Handler = Callable[[Asked], Awaitable[None]]
@@ -81,7 +84,7 @@ class Pages:
     """The pages of one worker."""
 
     def __init__(self, setup: Setup, throttle: Throttle, monotonic: Callable[[], float] = time.monotonic) -> None:
-        keys = setup.keys
+        self._keys = keys = setup.keys
         self._assets = Assets()
         self._renderer = Renderer(self._assets, setup.version, keys.clock)
         self._sessions = Sessions(keys, monotonic=monotonic)
@@ -104,6 +107,7 @@ class Pages:
         headers = scope["headers"]
         https = scope.get("scheme") == "https"
         client = scope.get("client")
+        cookie = session_name(self._keys.pepper_check(), https=https)
         asked = Asked(
             scope,
             receive,
@@ -112,14 +116,18 @@ class Pages:
             look_of(headers),
             https,
             str(client[0]) if client else "",
-            sessions_of(headers, https=https),
+            cookie,
+            sessions_of(headers, cookie),
         )
         try:
             await self._dispatch(asked)
         except ClientGone:
             raise
         except StoreUnavailable:
-            await self._message(asked, 503, "store_down", [(b"retry-after", b"%d" % RETRY_SECONDS)])
+            extra = [(b"retry-after", b"%d" % RETRY_SECONDS)]
+            if asked.path == PATH:
+                extra.append((b"refresh", b"%d" % RETRY_SECONDS))  # a screen on a wall comes back by itself
+            await self._message(asked, 503, "store_down", extra)
         except TooLarge:
             await self._message(asked, 413, "too_large", [(b"connection", b"close")])
         except MethodNotAllowed as error:
@@ -164,7 +172,7 @@ class Pages:
             return
         extra: Pairs = []
         if asked.sessions:
-            extra.append(session_cookie("", 0, https=asked.https))
+            extra.append(session_cookie(asked.cookie, "", 0, https=asked.https))
         elif header(asked.scope["headers"], b"sec-fetch-site") == "cross-site":
             # A link on another site: the browser keeps the cookie back once, and brings it when the page asks again.
             extra.append((b"refresh", b"0"))
@@ -214,11 +222,11 @@ class Pages:
         for old in asked.sessions:
             await self._sessions.close(old)
         self._sights.warm()
-        await self._redirect(asked, [session_cookie(made, LONGEST, https=asked.https)])
+        await self._redirect(asked, [session_cookie(asked.cookie, made, LONGEST, https=asked.https)])
 
     async def _signing_out(self, asked: Asked) -> None:
         closed = [await self._sessions.close(secret) for secret in asked.sessions]
-        gone = session_cookie("", 0, https=asked.https)
+        gone = session_cookie(asked.cookie, "", 0, https=asked.https)
         if all(closed):
             await self._redirect(asked, [gone])
         else:
@@ -283,7 +291,12 @@ class Pages:
                 return
             now = self._monotonic()
             if now - checked >= CHECKED:
-                still, checked = await self._still(asked, viewer, secret)
+                try:
+                    still, checked = await self._still(asked, viewer, secret)
+                except StoreUnavailable:
+                    # Nobody can say any more whether he may: he stays where he is, and comes again.
+                    await self._write(asked, _event("end", "away"))
+                    return
                 if not still:
                     await self._write(asked, _event("end", "signed-out"))
                     return
@@ -299,17 +312,15 @@ class Pages:
                 html = self._renderer.row(row, look=asked.look, viewer=viewer, zone=zone, rate=self._rate())
                 news += _event("row", html)
             if not news and now - spoke >= HEARTBEAT:
-                news = b": \n\n"
+                news = _state(stale)  # no comment: pages do not see those
             if news:
                 spoke = now
                 await self._write(asked, news)
 
     async def _still(self, asked: Asked, viewer: Viewer, secret: str) -> tuple[bool, float]:
-        """Whether he may still see the stream, and when that was asked (monotonic): his streams share the answer."""
-        try:
-            now, at = await self._sessions.lately(secret, asked.address)
-        except StoreUnavailable:
-            return False, 0.0
+        """Whether he may still see the stream, and when that was asked (monotonic): his streams share the answer.
+        Raises StoreUnavailable."""
+        now, at = await self._sessions.lately(secret, asked.address)
         return now is not None and now.admin == viewer.admin, at
 
     async def _zone(self, viewer: Viewer) -> str:

@@ -60,22 +60,23 @@ def cookies(headers: Headers, name: str) -> Sequence[str]:
     return [value for found, _, value in pairs if found == name]
 
 
-def session_name(*, https: bool) -> str:
-    """With a prefix that browsers take from secure pages only. (`__Host-` would not allow a path.)"""
-    return f"__Secure-{SESSION}" if https else SESSION
+def session_name(store: str, *, https: bool) -> str:
+    """Of the cookie. Routers of other stores may be on other ports of this host, where cookies are the same: `store` is
+    a text that tells theirs apart. With a prefix that browsers take from secure pages only. (`__Host-` would not allow
+    a path.)"""
+    return f"{'__Secure-' if https else ''}{SESSION}_{store[:8]}"
 
 
-def sessions_of(headers: Headers, *, https: bool) -> tuple[str, ...]:
-    """Secrets of sessions in cookies: those that have the shape of one. There may be several: other ports of the same
-    host can set cookies of this name for paths of their own."""
-    found = (value for value in cookies(headers, session_name(https=https)) if _TOKEN.fullmatch(value))
+def sessions_of(headers: Headers, name: str) -> tuple[str, ...]:
+    """Secrets of sessions in cookies of this name: those that have the shape of one. There may be several: other ports
+    of the same host can set cookies of this name for paths of their own."""
+    found = (value for value in cookies(headers, name) if _TOKEN.fullmatch(value))
     return tuple(islice(dict.fromkeys(found), MOST_COOKIES))
 
 
-def session_cookie(secret: str, seconds: int, *, https: bool) -> tuple[bytes, bytes]:
+def session_cookie(name: str, secret: str, seconds: int, *, https: bool) -> tuple[bytes, bytes]:
     """`seconds` 0 takes it away."""
-    parts = [f"{session_name(https=https)}={secret}", f"Max-Age={seconds}"]
-    return _cookie(parts, "Strict", https=https)
+    return _cookie([f"{name}={secret}", f"Max-Age={seconds}"], "Strict", https=https)
 
 
 def preferences_cookie(text: str, *, https: bool) -> tuple[bytes, bytes]:

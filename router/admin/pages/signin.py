@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import nullcontext
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -54,16 +55,16 @@ class SignIn:
             secret = (await read_form(headers, receive)).get("secret", "").strip()
         except TooLarge:
             raise SignInRefused(413, "too_large") from None
-        if not self._keys.seen_admin(secret):  # behind one address may be the admin and others
-            try:
-                self._throttle.admit(address)
-            except TooManyAttempts as error:
-                raise SignInRefused(429, "too_many", max(1, math.ceil(error.retry_after or 0))) from None
-        made = None
-        if 0 < len(secret) <= LONGEST_SECRET and secret.isprintable():
-            made = await self._sessions.open(secret, address)
-        if made is None:
-            self._throttle.failed(address)
-            _log.info("a wrong secret was shown at the sign-in page from %s", address or "a socket")
-            raise SignInRefused(401, "wrong")
-        return made
+        # Behind one address may be the admin and others.
+        turn = nullcontext() if self._keys.seen_admin(secret) else self._throttle.turn(address)
+        try:
+            async with turn:
+                if 0 < len(secret) <= LONGEST_SECRET and secret.isprintable():
+                    made = await self._sessions.open(secret, address)
+                    if made is not None:
+                        return made
+                self._throttle.failed(address)
+        except TooManyAttempts as error:
+            raise SignInRefused(429, "too_many", max(1, math.ceil(error.retry_after or 0))) from None
+        _log.info("a wrong secret was shown at the sign-in page from %s", address or "a socket")
+        raise SignInRefused(401, "wrong")
