@@ -54,9 +54,9 @@ from router.otel import Sender, open_telemetry
 from router.otel import check as check_telemetry
 from router.otel_context import TraceContext, incoming
 from router.otel_spans import Ended
+from router.output import Output
 from router.prices import load_prices
 from router.provider import Running
-from router.requestlog import RequestLog
 from router.routing import Provider, Snapshot, compile_snapshot
 from router.slots import ALONE, Slot, Told, disagreement
 from router.store import Store, explain, open_store
@@ -81,7 +81,7 @@ class Runtime:
         config: Config,
         *,
         config_path: Path | None = None,
-        log: RequestLog | None = None,
+        log: Output | None = None,
         slot: Slot = ALONE,
     ) -> None:
         self.slot = slot
@@ -95,7 +95,7 @@ class Runtime:
         self.version = package_version()
         self.data_dir = Path(config.data_dir)
         self.metrics = Metrics(self.version, slot)
-        self.log = log or RequestLog(2, requests=False)
+        self.log = log or Output(2, requests=False)
         self.health = Health(self.monotonic, random.random)
         self.http = HttpTransport()
         self.litellm = LitellmTransport()

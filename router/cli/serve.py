@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from router.config import Config, Listen, MetricsListen
     from router.keys import Bootstrap
     from router.local_model import ModelState
-    from router.requestlog import RequestLog
+    from router.output import Output
     from router.runtime import Runtime
     from router.slots import Slot, SlotDirectory
 
@@ -43,10 +43,10 @@ def serve(
     The address, the first key and a command to try are printed on standard output, request logs go to standard error.
     """
     started = time.monotonic()
-    from router.requestlog import RequestLog
+    from router.output import Output
 
     _fill_streams()
-    out, lines = RequestLog(1), RequestLog(2, requests=log)
+    out, lines = Output(1), Output(2, requests=log)
     out.start()
     lines.start()
     try:
@@ -71,12 +71,12 @@ def _serve(
     host: str | None,
     port: int | None,
     workers: int | None,
-    out: RequestLog,
-    lines: RequestLog,
+    out: Output,
+    lines: Output,
     started: float,
 ) -> int:
     """The exit code, when the router has ended. `out` is what a person reads, `lines` is the log."""
-    from router.requestlog import Messages
+    from router.output import Messages
     from router.slots import inherited_slot
 
     slot = inherited_slot(os.environ)
@@ -144,8 +144,8 @@ async def _run(
     config: Config,
     path: Path,
     sockets: list[socket.socket],
-    out: RequestLog,
-    lines: RequestLog,
+    out: Output,
+    lines: Output,
     started: float,
     slot: Slot | None,
 ) -> int:
@@ -218,8 +218,8 @@ async def _supervise(
     path: Path,
     sockets: list[socket.socket],
     count: int,
-    out: RequestLog,
-    lines: RequestLog,
+    out: Output,
+    lines: Output,
     started: float,
 ) -> int:
     """Own the store and the demo model, and keep `count` workers running that serve."""
@@ -322,7 +322,7 @@ class _Console:
         self,
         runtime: Runtime,
         sockets: list[socket.socket],
-        out: RequestLog,
+        out: Output,
         started: float,
         *,
         quiet: bool = False,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from router.config import load_config
-from router.requestlog import RequestLog
+from router.output import Output
 from router.runtime import Runtime
 
 OWN, OTHER = "written-in-the-config-file", "set-in-the-environment-only"
@@ -27,7 +27,7 @@ async def test_where_the_admin_token_comes_from(
     file = tmp_path / "switchyard.yaml"
     file.write_text(f"{line}\ndata_dir: {tmp_path / 'data'}\n")
     runtime = Runtime(
-        load_config(file, {"SWITCHYARD_ADMIN_TOKEN": OTHER}), config_path=file, log=RequestLog(2, requests=False)
+        load_config(file, {"SWITCHYARD_ADMIN_TOKEN": OTHER}), config_path=file, log=Output(2, requests=False)
     )
     try:
         await runtime.start({})

@@ -26,7 +26,7 @@ FLUSH_SECONDS = 0.2
 STOP_SECONDS = 2.0
 
 
-class RequestLog:
+class Output:
     """Writes to a file descriptor. `requests`: False leaves the requests' lines out."""
 
     def __init__(self, fd: int, *, requests: bool = True) -> None:
@@ -44,7 +44,7 @@ class RequestLog:
 
     def start(self) -> None:
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="output", daemon=True)
         self._thread.start()
 
     def write(self, line: Mapping[str, Any]) -> None:
@@ -115,7 +115,7 @@ class RequestLog:
 class Messages(logging.Handler):
     """Puts the messages of `logging` between the requests' lines."""
 
-    def __init__(self, log: RequestLog) -> None:
+    def __init__(self, log: Output) -> None:
         super().__init__()
         self._log = log
 

@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from router import requestlog
-from router.requestlog import Messages, RequestLog
+from router import output
+from router.output import Messages, Output
 
 
 @contextmanager
-def to_file(path: Path) -> Iterator[RequestLog]:
+def to_file(path: Path) -> Iterator[Output]:
     handle = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
     try:
-        yield RequestLog(handle)
+        yield Output(handle)
     finally:
         os.close(handle)
 
@@ -53,9 +53,9 @@ def test_one_line_each(tmp_path: Path, value: Any) -> None:
 
 
 def test_the_thread_writes_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requestlog, "FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr(output, "FLUSH_SECONDS", 0.01)
     reader, writer = os.pipe()
-    log = RequestLog(writer)
+    log = Output(writer)
     log.start()
     log.write({"a": 1})
     assert os.read(reader, 100) == b'{"a":1}\n'
@@ -65,7 +65,7 @@ def test_the_thread_writes_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_does_not_fit_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requestlog, "LIMIT", 5)
+    monkeypatch.setattr(output, "LIMIT", 5)
     with to_file(tmp_path / "log") as log:
         for number in range(8):
             log.write({"n": number})
@@ -80,7 +80,7 @@ def test_messages_stand_between_the_lines_and_are_there_without_them(tmp_path: P
     for requests in (True, False):
         place = tmp_path / str(requests)
         handle = os.open(place, os.O_CREAT | os.O_WRONLY, 0o600)
-        log = RequestLog(handle, requests=requests)
+        log = Output(handle, requests=requests)
         told.addHandler(handler := Messages(log))
         log.write({"n": 1})
         told.warning("half \ud800 a %s\nand more", "pair")
@@ -97,9 +97,9 @@ def test_messages_stand_between_the_lines_and_are_there_without_them(tmp_path: P
 
 
 def test_a_message_does_not_wait_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requestlog, "FLUSH_SECONDS", 3600.0)
+    monkeypatch.setattr(output, "FLUSH_SECONDS", 3600.0)
     reader, writer = os.pipe()
-    log = RequestLog(writer)
+    log = Output(writer)
     log.start()
     log.say("now")
     assert os.read(reader, 100) == b"now\n"
@@ -111,7 +111,7 @@ def test_a_message_does_not_wait_for_its_turn(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_disk() -> None:
     handle = os.open("/dev/full", os.O_WRONLY)
-    log = RequestLog(handle)
+    log = Output(handle)
     log.start()
     for number in range(500):
         log.write({"n": number})
@@ -123,7 +123,7 @@ def test_a_full_disk() -> None:
 def test_a_closed_pipe_and_a_closed_descriptor() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    log = RequestLog(writer)
+    log = Output(writer)
     log.write({"a": 1})
     log.stop()
     assert log.dropped == 1
@@ -145,12 +145,12 @@ def fill(writer: int) -> None:
 
 def test_a_reader_that_stopped_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pipe is full and blocks: the thread hangs in it, the router does not."""
-    monkeypatch.setattr(requestlog, "STOP_SECONDS", 0.1)
-    monkeypatch.setattr(requestlog, "FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr(output, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(output, "FLUSH_SECONDS", 0.01)
     reader, writer = os.pipe()
     fill(writer)
     os.set_blocking(writer, True)
-    log = RequestLog(writer)
+    log = Output(writer)
     log.start()
     log.write({"n": 1})
     limit = time.monotonic() + 5
@@ -172,7 +172,7 @@ def test_a_reader_that_stopped_does_not_hold_up_the_end(monkeypatch: pytest.Monk
 def test_a_full_pipe_that_does_not_block() -> None:
     reader, writer = os.pipe()
     fill(writer)
-    log = RequestLog(writer)
+    log = Output(writer)
     log.write({"n": 1})
     log.stop()
     assert log.dropped == 1
@@ -185,7 +185,7 @@ def test_after_a_torn_line_the_next_one_is_whole() -> None:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(writer, False)
-    log = RequestLog(writer)
+    log = Output(writer)
     log.write({"long": "x" * 6000})
     log._flush()
     assert log.dropped == 1
@@ -205,7 +205,7 @@ def test_lines_of_several_workers_in_one_pipe_stay_whole() -> None:
     try:
         # Small, so that writes block in their middle.
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
-        logs = [RequestLog(writer) for _ in range(2)]
+        logs = [Output(writer) for _ in range(2)]
         got: list[bytes] = []
 
         def read() -> None:
