@@ -54,7 +54,7 @@ class Operators:
             await reply(send, 200, await metrics.scrape(), CONTENT_TYPE)
 
     async def _admit(self, scope: Scope) -> None:
-        """Raises Unauthorized for who may not read the metrics."""
+        """Raises Unauthorized for who may not read the metrics, and TooManyAttempts."""
         settings = self._runtime.config.server.metrics
         local = self._is_local(scope)
         if settings.token is None and (self._open(scope) or (local and not self._from_page(scope))):
@@ -64,13 +64,23 @@ class Operators:
             shown.encode(), settings.token.get_secret_value().encode()
         ):
             return
-        if not shown or not await self._runtime.keys.is_admin(shown):
-            raise Unauthorized(
-                "metrics are open on loopback only, by the name localhost or an address; else send the admin token as a"
-                " Bearer token"
-                if settings.token is None
-                else "send the token of server.metrics, or the admin token, as a Bearer token"
-            )
+        if shown and await self._is_admin(shown, self._runtime.address(scope)):
+            return
+        raise Unauthorized(
+            "metrics are open on loopback only, by the name localhost or an address; else send the admin token as a"
+            " Bearer token"
+            if settings.token is None
+            else "send the token of server.metrics, or the admin token, as a Bearer token"
+        )
+
+    async def _is_admin(self, token: str, address: str) -> bool:
+        """Raises TooManyAttempts: a wrong token counts as one that is shown to the admin API."""
+        keys = self._runtime.keys
+        async with keys.turn(token, address):
+            found = await keys.is_admin(token)
+            if not found:
+                keys.throttle.failed(address)
+        return found
 
     def _open(self, scope: Scope) -> bool:
         """Whether the listener that the request came in by is open to everybody."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -15,7 +14,6 @@ from providers.errors import SwitchyardError, TooLarge, Unauthorized
 from router.audit import Actor
 from router.credentials import credential_of
 from router.keys import Keys
-from router.throttle import Throttle
 
 if TYPE_CHECKING:
     from router.admin.pages.routes import Setup
@@ -73,7 +71,6 @@ class Admin:
         self._keys = keys
         self._describe = describe
         self._rate = rate
-        self._throttle = keys.throttle
         self._setup = pages
         self._app: ASGI | None = None
         self._pages: ASGI | None = None
@@ -102,14 +99,12 @@ class Admin:
         client = scope.get("client")
         address = str(client[0]) if client else ""
         token = credential_of(scope["headers"])
-        # Behind one address may be the admin and others.
-        known = token is not None and self._keys.seen_admin(token)
-        async with nullcontext() if known else self._throttle.turn(address):
+        async with self._keys.turn(token or "", address):
             if token is None:
                 raise Unauthorized("This is for administrators: send 'Authorization: Bearer <admin token>'.")
             actor = await self._keys.admin(token, address)
             if actor is None:
-                self._throttle.failed(address)
+                self._keys.throttle.failed(address)
                 raise Unauthorized("Incorrect admin token provided.")
             return actor
 
@@ -122,7 +117,7 @@ class Admin:
     async def _loaded_pages(self, setup: Callable[[], Setup]) -> ASGI:
         async with self._loading:
             if self._pages is None:
-                self._pages = await asyncio.to_thread(_build_pages, setup(), self._throttle)
+                self._pages = await asyncio.to_thread(_build_pages, setup())
         return self._pages
 
 
@@ -136,10 +131,10 @@ def is_page(scope: Scope) -> bool:
     return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
 
 
-def _build_pages(setup: Setup, throttle: Throttle) -> ASGI:
+def _build_pages(setup: Setup) -> ASGI:
     from router.admin.pages.routes import Pages  # jinja2 and the templates: 0.2 s, which no model call pays for
 
-    return Pages(setup, throttle)
+    return Pages(setup)
 
 
 def _build(keys: Keys, describe: Describe, rate: GetRate) -> ASGI:

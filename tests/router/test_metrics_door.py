@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from router.throttle import BURST
 from tests.router.test_serve import failed, until
 from tests.simulators.client import OPENAI, Client
 from tests.simulators.router import RouterProcess, providers
@@ -47,6 +48,27 @@ def test_a_token_is_asked_for_where_one_is_set(serve: Serve, config: dict[str, A
     until(lambda: status(router.port, "/metrics", bearer(f"{TOKEN}-2")) == 200)
     assert status(router.port, "/metrics", bearer(TOKEN)) == 401
     assert TOKEN not in "\n".join([*router.out, *router.err])
+
+
+def test_wrong_tokens_are_counted_together_with_those_of_the_admin_api(serve: Serve, config: dict[str, Any]) -> None:
+    server = {"trusted_proxies": ["127.0.0.0/8"], "metrics": {"token": TOKEN}}
+    router = serve({**config, "server": server})
+
+    def ask(path: str, token: str | None, address: str) -> int:
+        told = {"X-Forwarded-For": address}
+        return status(router.port, path, told if token is None else bearer(token, told))
+
+    stranger, neighbour = "203.0.113.9", "203.0.113.10"
+    assert {ask("/metrics", None, stranger) for _ in range(3 * BURST)} == {401}, "that is no guess"
+    guesses = [ask("/metrics", f"wrong-{number}", stranger) for number in range(3 * BURST)]
+    assert guesses[:BURST] == [401] * BURST
+    assert guesses.count(429) > BURST
+    assert ask("/admin/api/keys", "wrong", stranger) == 429
+    assert ask("/metrics", "wrong", neighbour) == 401
+    for address in (stranger, neighbour):
+        assert ask("/metrics", TOKEN, address) == ask("/metrics", router.admin_token, address) == 200
+    reply = Client(router.port, "").request("GET", "/metrics", headers=bearer("wrong", {"X-Forwarded-For": stranger}))
+    assert (reply.json["error"]["code"], int(reply.headers["retry-after"]) > 0) == ("too_many_attempts", True)
 
 
 def test_the_scheme_has_no_case(serve: Serve, config: dict[str, Any]) -> None:

@@ -31,7 +31,6 @@ from router.admin.pages.signin import SignIn, SignInRefused, read_form
 from router.http import ClientGone, Receive, Scope, Send, header, reply, require
 from router.keys import Keys
 from router.overview import Overviews
-from router.throttle import Throttle
 
 HTML: Final = b"text/html; charset=utf-8"
 HEARTBEAT: Final = 15.0
@@ -83,12 +82,12 @@ class Setup(NamedTuple):
 class Pages:
     """The pages of one worker."""
 
-    def __init__(self, setup: Setup, throttle: Throttle, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, setup: Setup, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._keys = keys = setup.keys
         self._assets = Assets()
         self._renderer = Renderer(self._assets, setup.version, keys.clock)
         self._sessions = Sessions(keys, monotonic=monotonic)
-        self._sign_in = SignIn(keys, self._sessions, throttle)
+        self._sign_in = SignIn(keys, self._sessions)
         self._sights = Sights(Overviews(keys, setup.rate), setup.describe, setup.current, setup.facts, monotonic)
         self._tail = Tail(TeamFeed(keys, monotonic), keys.clock)
         self._rate = setup.rate

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import nullcontext
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -12,7 +11,7 @@ from providers.errors import TooLarge, UnsupportedMedia
 from router.admin.pages.sessions import Sessions
 from router.http import Headers, Receive, read_body
 from router.keys import Keys
-from router.throttle import Throttle, TooManyAttempts
+from router.throttle import TooManyAttempts
 
 LARGEST_FORM: Final = 4096
 """Bytes."""
@@ -42,12 +41,11 @@ async def read_form(headers: Headers, receive: Receive) -> dict[str, str]:
 
 
 class SignIn:
-    """`throttle` is the one that counts wrong tokens of the admin API too."""
+    """Wrong secrets count together with wrong tokens of the admin API."""
 
-    def __init__(self, keys: Keys, sessions: Sessions, throttle: Throttle) -> None:
+    def __init__(self, keys: Keys, sessions: Sessions) -> None:
         self._keys = keys
         self._sessions = sessions
-        self._throttle = throttle
 
     async def open(self, headers: Headers, receive: Receive, address: str) -> str:
         """A session's secret for who shows the admin token or a key. Raises SignInRefused, StoreUnavailable."""
@@ -55,15 +53,13 @@ class SignIn:
             secret = (await read_form(headers, receive)).get("secret", "").strip()
         except TooLarge:
             raise SignInRefused(413, "too_large") from None
-        # Behind one address may be the admin and others.
-        turn = nullcontext() if self._keys.seen_admin(secret) else self._throttle.turn(address)
         try:
-            async with turn:
+            async with self._keys.turn(secret, address):
                 if 0 < len(secret) <= LONGEST_SECRET and secret.isprintable():
                     made = await self._sessions.open(secret, address)
                     if made is not None:
                         return made
-                self._throttle.failed(address)
+                self._keys.throttle.failed(address)
         except TooManyAttempts as error:
             raise SignInRefused(429, "too_many", max(1, math.ceil(error.retry_after or 0))) from None
         _log.info("a wrong secret was shown at the sign-in page from %s", address or "a socket")
