@@ -20,6 +20,7 @@ import pytest
 
 from router.config import load_config
 from router.health import Health
+from router.otel import installed
 from router.provider_state import down
 from router.runtime import Runtime
 from router.snapshot import compile_snapshot
@@ -143,7 +144,7 @@ telemetry: {{otlp_endpoint: "http://127.0.0.1:{refused_port()}"}}
     try:
         await runtime.start({}, serves=serves)
         running = {getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()}
-        assert (runtime.telemetry is not None, "Gauges.run" in running) == (serves, serves)
+        assert ("Gauges.run" in running, runtime.telemetry is not None) == (serves, serves and installed())
     finally:
         await runtime.stop()
 
