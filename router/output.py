@@ -80,7 +80,7 @@ class Output:
 
     def _run(self) -> None:
         while not self._stopping:
-            self._news.wait(FLUSH_SECONDS)
+            self._news.wait(FLUSH_SECONDS if self._requests else None)
             self._news.clear()
             self._flush()
         self._flush()

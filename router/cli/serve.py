@@ -46,7 +46,7 @@ def serve(
     from router.output import Output
 
     _fill_streams()
-    out, lines = Output(1), Output(2, requests=log)
+    out, lines = Output(1, requests=False), Output(2, requests=log)
     out.start()
     lines.start()
     try:
