@@ -15,6 +15,7 @@ import uvloop
 
 from providers.errors import Broken, TimedOut, Unreachable, UpstreamError
 from providers.vendor import UpstreamRequest
+from router import connection
 from router.transport import HIGH_WATER, MAX_HEADER_BYTES, HttpTransport, Route
 from tests.simulators.dialects import dialect_of
 from tests.simulators.scripts import SCRIPTS
@@ -67,7 +68,7 @@ async def fetch(transport: HttpTransport, route: Route, request: UpstreamRequest
 
 async def no_sockets(transport: HttpTransport) -> None:
     """Wait until all connections are closed."""
-    for _ in range(500):
+    for _ in range(1500):
         if not transport.open_sockets:
             return
         await asyncio.sleep(0.01)
@@ -324,8 +325,9 @@ def test_cancelled_calls_leave_nothing(run: Run, host: Simulator) -> None:
         assert peer.gone.wait(15)
 
 
-def test_an_unfinished_answer_is_not_reused(run: Run, host: Simulator) -> None:
+def test_an_unfinished_answer_is_not_reused(run: Run, host: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """`abort` in mid-body closes; `finish` waits a moment for the end and keeps the connection."""
+    monkeypatch.setattr(connection, "FINISH_SECONDS", 15.0)
     host.scripts["raw"] = raw(CHUNKED[:200], CHUNKED[200:])
 
     async def use(transport: HttpTransport) -> None:
@@ -333,12 +335,13 @@ def test_an_unfinished_answer_is_not_reused(run: Run, host: Simulator) -> None:
         await response.read()
         response.abort()
         response.abort()
-        await asyncio.sleep(0.02)
-        assert transport.open_sockets == 0
+        await no_sockets(transport)
         response = await transport.open(Route(host.url), ask())
         await response.read()
         response.finish()
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(10):
+            while not any(transport._idle.values()):  # noqa: ASYNC110 - the host ends its answer
+                await asyncio.sleep(0.01)
         assert transport.open_sockets == 1
         assert await fetch(transport, Route(host.url)) == TEXT
         assert transport.open_sockets == 1
