@@ -62,7 +62,7 @@ def local(url: str, **more: Any) -> dict[str, Any]:
     return {"vendor": "ollama", "base_url": url, "local": True, "timeouts": dict(SECONDS), **more}
 
 
-def until(true: Callable[[], object], seconds: float = 10.0, what: object = "it") -> float:
+def until(true: Callable[[], object], seconds: float = 15.0, what: object = "it") -> float:
     """Wait for something that another process does; how long it took."""
     began = time.monotonic()
     while not true():
@@ -140,7 +140,7 @@ class Bank:
         assert held == leased
         return int(held)
 
-    def at_rest(self, account: str, seconds: float = 10.0) -> float:
+    def at_rest(self, account: str, seconds: float = 15.0) -> float:
         """Wait until nothing is held; how long it took."""
         took = until(lambda: self.holds(account) == 0, seconds, lambda: f"{self.holds(account)} holds of {account}")
         for name in cast("list[bytes]", self.store.keys(f"sy:{{{account}}}:n:*")):
@@ -189,7 +189,7 @@ class Bank:
         found = (json.loads(line) for line in self.router.err[since:] if line.startswith("{"))
         return [line for line in found if line.get("event") == "request"]
 
-    def wait_lines(self, key: str, number: int, since: int = 0, seconds: float = 10.0) -> list[dict[str, Any]]:
+    def wait_lines(self, key: str, number: int, since: int = 0, seconds: float = 15.0) -> list[dict[str, Any]]:
         """The lines of a key's calls, once there are so many; more are a failure."""
 
         def own() -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ def value(client: Client, name: str, **labels: str) -> float:
     )
 
 
-def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 15.0) -> None:
     limit = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < limit, "it did not happen in time"

@@ -143,7 +143,7 @@ class RouterProcess:
                     raise AssertionError(f"no line with {text!r}:\n{self.tail()}")
                 self._news.wait(min(left, 0.1))
 
-    def log_of(self, asked_model: str, seconds: float = 5.0) -> dict[str, Any]:
+    def log_of(self, asked_model: str, seconds: float = 15.0) -> dict[str, Any]:
         """The request log line of the last call for a model."""
         needle = json.dumps(asked_model)
         deadline = time.monotonic() + seconds

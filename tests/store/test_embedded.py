@@ -34,7 +34,7 @@ asyncio.run(main())
 """
 
 
-async def until(true: Callable[[], bool], limit: float = 10.0) -> None:
+async def until(true: Callable[[], bool], limit: float = 15.0) -> None:
     async with asyncio.timeout(limit):
         while not true():
             await asyncio.sleep(0.01)

@@ -94,7 +94,7 @@ class Books:
         return {row["id"] for row in rows} - ended
 
 
-def at_rest(stores: Iterable[Redis], seconds: float = 10.0) -> Books:
+def at_rest(stores: Iterable[Redis], seconds: float = 15.0) -> Books:
     """The books once nothing is held any more."""
     stores = list(stores)
     until(lambda: Books(stores).rest, "nothing is held", seconds)

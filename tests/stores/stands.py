@@ -116,7 +116,7 @@ class House:
         assert made.status == 201, made.body
         return made.json["id"], made.json["key"]
 
-    def books(self, seconds: float = 10.0) -> Books:
+    def books(self, seconds: float = 15.0) -> Books:
         """Once nothing is held and nothing waits in a journal."""
         books = at_rest(self.stand.primaries(), seconds)
         until(lambda: not self.journal(), "the journal is empty", seconds)

@@ -72,7 +72,7 @@ def told(client: Client, path: str) -> Any:
     return answer.json
 
 
-def settled(admin: Client, key: str, calls: int, seconds: float = 10.0) -> Any:
+def settled(admin: Client, key: str, calls: int, seconds: float = 15.0) -> Any:
     """The key's sums once that many calls are in them."""
     deadline = time.monotonic() + seconds
     while True:
