@@ -178,6 +178,53 @@ def test_requests_appear_as_they_happen(house: House, browser: Browser) -> None:
         assert seen.blame() == []
 
 
+def test_a_pause_counts_what_comes_also_beyond_what_is_shown(house: House, browser: Browser) -> None:
+    with visit(browser, house.router.url) as seen:
+        rows = [f'<tr id="r-{number:024x}" data-at="{number}"><td>{number}</td></tr>' for number in range(120)]
+        said = ["retry: 200\n\n"]
+        seen.page.route(
+            "**/admin/live", lambda route: route.fulfill(content_type="text/event-stream", body="".join(said))
+        )
+        page = seen.sign_in(house.router.admin_token)
+        page.click("#pause")
+        said += [f"event: row\ndata: {row}\n\n" for row in rows]
+        expect(page.locator("#pause-note")).to_have_text("Paused: 120 new", timeout=PATIENCE)
+        page.click("#pause")
+        expect(page.locator("#tail-rows tr")).to_have_count(50)
+        expect(page.locator("#pause-note")).to_have_text("")
+
+
+def test_a_page_that_nobody_sees_leaves_its_connection_to_others(house: House, browser: Browser) -> None:
+    """Browsers have six to one host: so many tabs, and a seventh would never load."""
+    hide = """(hidden) => {
+      Object.defineProperty(document, "hidden", { get: () => hidden, configurable: true });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    with visit(browser, house.router.url) as seen:
+        first = seen.sign_in(house.router.admin_token)
+        for _ in range(7):
+            expect(seen.page.locator("#live")).to_have_text("Live")
+            seen.page.evaluate(hide, arg=True)
+            seen.page = seen.page.context.new_page()
+            seen.page.goto(f"{seen.url}/admin")
+        assert house.client("holder").ask(OPENAI, "cloud/unseen", stream=True, max_tokens=10).status == 200
+        expect(seen.page.locator("#tail-rows tr", has_text="cloud/unseen")).to_be_visible(timeout=PATIENCE)
+        with first.expect_response("**/admin/live"):
+            first.evaluate(hide, arg=False)
+        expect(first.locator("#tail-rows tr", has_text="cloud/unseen")).to_be_visible(timeout=PATIENCE)
+
+
+def test_a_stream_that_went_silent_is_opened_anew(house: House, browser: Browser) -> None:
+    with visit(browser, house.router.url) as seen:
+        seen.page.clock.install()
+        page = seen.sign_in(house.router.admin_token)
+        expect(page.locator("#live")).to_have_text("Live")
+        with page.expect_response("**/admin/live"):
+            page.clock.fast_forward(50_000)  # in which nothing was heard
+        assert house.client("holder").ask(OPENAI, "cloud/after-silence", stream=True, max_tokens=10).status == 200
+        expect(page.locator("#tail-rows tr", has_text="after-silence")).to_be_visible(timeout=PATIENCE)
+
+
 def test_a_refresh_moves_nothing_and_keeps_what_the_reader_did(house: House, browser: Browser) -> None:
     for _ in range(30):  # so many that the tail has to be scrolled
         house.client("holder").ask(OPENAI, "chat", stream=False, max_tokens=10)
@@ -225,6 +272,45 @@ def test_names_of_others_are_inert_and_push_nothing_aside(house: House, browser:
             assert [one for one in spilled if "rows" not in one] == [], width
         assert page.evaluate("window.struck") is None
         assert seen.blame() == []
+
+
+def test_names_of_ordinary_length_leave_room_on_a_phone(house: House, browser: Browser) -> None:
+    name = "mobile-app-backend-production-europe"
+    limits = {"models": {"chat*": {"max_requests": 1}}}
+    made = house.admin.request("POST", "/admin/api/keys", {"name": name, "limits": limits})
+    assert Client(house.router.port, made.json["key"]).ask(OPENAI, "chat", stream=False).status == 200
+    with visit(browser, house.router.url, viewport={"width": 360, "height": 740}) as seen:
+        page = seen.sign_in(house.router.admin_token)
+        row = page.locator("#tail-rows tr", has_text=name)
+        expect(row).to_be_visible(timeout=PATIENCE)
+        expect(page.locator("#keys .bar.full .verdict").first).to_be_attached(timeout=PATIENCE)
+        model = row.locator(".c-model").bounding_box()
+        assert model
+        assert model["width"] > 100
+        assert (
+            page.evaluate(
+                """() => [...document.querySelectorAll(".bar")].flatMap((bar) => {
+              const amount = bar.querySelector(".amount").getBoundingClientRect();
+              return [...bar.querySelector(".what").children].filter((one) => {
+                const box = one.getBoundingClientRect();
+                const beside = box.bottom > amount.top && box.top < amount.bottom;
+                return (beside && box.right > amount.left) || one.scrollWidth > one.clientWidth + 1;
+              }).map((one) => one.outerHTML);
+            })"""
+            )
+            == []
+        )
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_paper_is_light(house: House, browser: Browser, theme: str) -> None:
+    with visit(browser, house.router.url, theme=theme) as seen:
+        page = seen.sign_in(house.router.admin_token)
+        page.click(f'button[name="theme"][value="{theme}"]')
+        expect(page.locator("html")).to_have_attribute("data-theme", theme)
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(243, 245, 248)"
+        assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light"
 
 
 def test_a_key_holder_sees_only_its_own(house: House, browser: Browser) -> None:

@@ -16,6 +16,7 @@ from hatchling.builders.wheel import WheelBuilder
 from jinja2 import Environment, nodes
 
 from providers.errors import UpstreamError
+from router import routing, snapshot
 from router.admin.pages.render import THEMES
 from router.admin.pages.texts import LANGUAGES, TEXTS, preferred, text
 from router.limits import NAMES
@@ -153,6 +154,35 @@ def test_every_text_is_used_and_every_used_text_is_there() -> None:
 )
 def test_every_word_of_a_closed_set_has_a_text(family: str, words: Collection[str]) -> None:
     assert {word for word in words if f"{family}.{word}" not in TEXTS} == set()
+
+
+def _skip_reasons() -> set[str]:
+    """Why routing leaves targets out: its tables, and what it writes out where it does."""
+    found = {reason for reason, _ in routing.LACKS.values()} | routing._RIGHTS_REASONS
+    for module in (routing, snapshot):
+        assert module.__file__
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Skipped":
+                told = node.args[1]
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in (
+                "(reason, detail)",
+                "reason, detail",
+            ):
+                assert isinstance(node.value, ast.Tuple)
+                told = node.value.elts[0]
+            else:
+                continue
+            if isinstance(told, ast.Name) and told.id.isupper():
+                found.add(getattr(module, told.id))
+            elif isinstance(told, ast.Constant):
+                found.add(str(told.value))
+    return found
+
+
+def test_every_reason_of_a_fallback_has_a_text() -> None:
+    found = _skip_reasons()
+    assert {"unpriced", "context_too_small", "weight_zero", "local_only", "unhealthy", "no_vision"} <= found
+    assert {reason for reason in found if f"reason.{reason}" not in TEXTS} == set()
 
 
 def test_texts_fill_in_their_fields() -> None:

@@ -71,9 +71,6 @@
     showState();
     drawAll();
   });
-  document.addEventListener("visibilitychange", () => {
-    if (!document.hidden) refresh();
-  });
   setInterval(showState, 1000);
   setInterval(() => {
     if (failing) refresh(); // more often than usual, until the router is back
@@ -86,6 +83,8 @@
   // --- the live tail ------------------------------------------------------------------------------------------------
 
   const waiting = new Map(); // id: row, not shown yet
+  const unseen = new Set(); // ids of the calls that came during a pause, also of those that there is no room to show
+  const MOST_UNSEEN = 10000;
   let unsaid = 0;
   let backoff = 2000;
 
@@ -124,7 +123,9 @@
     waiting.delete(row.id);
     waiting.set(row.id, row);
     if (waiting.size > ROWS) waiting.delete(waiting.keys().next().value);
-    if (paused) showPause();
+    if (!paused) return;
+    if (unseen.size < MOST_UNSEEN && !rows()?.contains(document.getElementById(row.id))) unseen.add(row.id);
+    showPause();
   }
 
   function showPause() {
@@ -132,12 +133,13 @@
     if (!button) return;
     button.setAttribute("aria-pressed", String(paused));
     const note = document.getElementById("pause-note");
-    note.textContent = paused ? button.dataset.paused.replace("{n}", String(waiting.size)) : "";
+    note.textContent = paused ? button.dataset.paused.replace("{n}", String(unseen.size)) : "";
   }
 
   document.addEventListener("click", (event) => {
     if (!event.target.closest?.("#pause")) return;
     paused = !paused;
+    unseen.clear();
     flush();
     showPause();
   });
@@ -149,22 +151,40 @@
     unsaid = 0;
   }, 10000);
 
+  const SILENT_AFTER = 45000; // the router says every 15 s that it is there
   let stream;
+  let again; // the timer of the next attempt
+  let heard = 0;
+
+  function hush() {
+    clearTimeout(again);
+    stream?.close();
+    streaming = false;
+  }
 
   function listen() {
+    hush();
+    // A browser has few connections to one host: pages that nobody sees leave them to those that somebody does.
+    if (document.hidden) return;
+    heard = Date.now();
     stream = new EventSource(main.dataset.live);
     stream.addEventListener("open", () => {
+      heard = Date.now();
       if (failing) refresh();
       streaming = true;
       backoff = 2000;
     });
-    stream.addEventListener("row", (event) => take(event.data));
+    stream.addEventListener("row", (event) => {
+      heard = Date.now();
+      take(event.data);
+    });
     stream.addEventListener("state", (event) => {
+      heard = Date.now();
       serverStale = JSON.parse(event.data).stale === true;
       showState();
     });
     stream.addEventListener("end", (event) => {
-      if (event.data !== "signed-out") return;
+      if (event.data !== "signed-out") return; // the router ends, or its store is away: it connects again
       stream.close();
       location.assign(main.dataset.home);
     });
@@ -172,13 +192,22 @@
       if (streaming) refresh(); // is the router gone, or only the stream?
       streaming = false;
       if (stream.readyState !== EventSource.CLOSED) return; // it reconnects by itself
-      setTimeout(listen, backoff);
+      again = setTimeout(listen, backoff);
       backoff = Math.min(backoff * 2, 30000);
     });
   }
 
+  setInterval(() => {
+    const open = stream && stream.readyState !== EventSource.CLOSED;
+    if (open && Date.now() - heard > SILENT_AFTER) listen(); // something between here and the router swallows it
+  }, 1000);
+  document.addEventListener("visibilitychange", () => {
+    listen();
+    if (!document.hidden) refresh();
+  });
+
   function leave() {
-    stream.close();
+    hush();
     htmx.trigger(main, "htmx:abort");
   }
 
@@ -248,6 +277,7 @@
       {
         width: place.clientWidth,
         height: place.clientHeight,
+        padding: [null, 0, null, null],
         legend: { show: false },
         cursor: {
           x: true, y: false, points: { show: false }, drag: { x: false, y: false }, sync: { key: "day" },
@@ -310,7 +340,7 @@
     for (const { plot } of charts.values()) plot.redraw(false, true);
   }
   new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", redraw);
 
   serverStale = body().dataset.stale === "yes";
   showState();
