@@ -291,7 +291,9 @@
             ...axis, grid: { show: false }, size: 1.6 * rem, gap: 4,
             splits: () => {
               const step = place.clientWidth < 26 * rem ? 6 : 3;
-              return chart.labels.flatMap((label, index) => (parseInt(label, 10) % step === 0 ? [index] : []));
+              // The last one's label would be cut off at the edge.
+              const shown = (label, index) => parseInt(label, 10) % step === 0 && index < chart.labels.length - 1;
+              return chart.labels.flatMap((label, index) => (shown(label, index) ? [index] : []));
             },
             values: (_, splits) => splits.map((index) => chart.labels[index] ?? ""),
           },
@@ -337,7 +339,7 @@
   });
 
   function redraw() {
-    for (const { plot } of charts.values()) plot.redraw(false, true);
+    for (const { plot } of charts.values()) plot.redraw(true, true);
   }
   new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", redraw);
