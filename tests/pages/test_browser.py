@@ -312,6 +312,7 @@ def test_paper_is_light(house: House, browser: Browser, theme: str) -> None:
         page = seen.sign_in(house.router.admin_token)
         page.click(f'button[name="theme"][value="{theme}"]')
         expect(page.locator("html")).to_have_attribute("data-theme", theme)
+        page.evaluate("document.body.addEventListener('htmx:beforeRequest', (asking) => asking.preventDefault())")
         page.emulate_media(media="print")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(243, 245, 248)"
         assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light"
