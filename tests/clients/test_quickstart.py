@@ -33,7 +33,7 @@ def test_quick_start(tmp_path: Path) -> None:
     with router:
         seconds = time.monotonic() - began
         print(f"start to ready: {seconds:.2f} s")
-        assert seconds < 5  # 2 on an idle machine
+        assert seconds < 20  # 2 on an idle machine
         text = "\n".join(router.out)
         assert f"http://127.0.0.1:{router.port}/v1" in text
         assert re.fullmatch(r"sk-\S{20,}", router.key)

@@ -17,6 +17,13 @@ from tests.store.conftest import until
 CROWD = 5 * TURNS
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take longer than a turn and a command may."""
+    monkeypatch.setattr(store_client, "TURN_LIMIT", 15.0)
+    monkeypatch.setitem(store_client._CLIENT, "socket_timeout", 15.0)
+
+
 async def crowd(store: Store) -> None:
     """All are answered, whatever they ask, and the store counts as there meanwhile."""
     single = [store.run("GET", f"k{n}") for n in range(CROWD)]
@@ -27,6 +34,7 @@ async def crowd(store: Store) -> None:
     assert len(await waiting) == 2 * CROWD
 
 
+@pytest.mark.usefixtures("patience")
 async def test_a_crowd_at_one_server(server: Server, tmp_path: Path) -> None:
     store = await open_store(server.url(), tmp_path)
     try:
@@ -39,6 +47,7 @@ async def test_a_crowd_at_one_server(server: Server, tmp_path: Path) -> None:
         await store.close()
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("kind", [Sentinels, Cluster])
 async def test_a_crowd_at_several_servers(kind: type[Sentinels] | type[Cluster], tmp_path: Path) -> None:
     with kind(tmp_path / "servers") as servers:
