@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from tests.simulators.client import Client
+from tests.simulators.ports import refused_port
 from tests.simulators.programs import need
 from tests.simulators.router import ROOT, RouterProcess
 
@@ -17,9 +18,10 @@ COMMAND = Path(sys.executable).with_name("switchyard")
 
 
 def process(directory: Path) -> RouterProcess:
-    """Not started yet: the command as installed, in a directory without a config, so with the default one. The port
-    is the only thing asked for: tests share the machine. It tells what it imports, on standard error."""
-    router = RouterProcess(directory, {}, {"PYTHONPROFILEIMPORTTIME": "1"})
+    """Not started yet: the command as installed, in a directory without a config, so with the default one. Only the
+    port is asked for, and no Ollama: tests share the machine. It tells what it imports, on standard error."""
+    env = {"PYTHONPROFILEIMPORTTIME": "1", "OLLAMA_HOST": f"http://127.0.0.1:{refused_port()}"}
+    router = RouterProcess(directory, {}, env)
     router.config_path.unlink()
     router.cwd = directory
     router.command = [str(COMMAND), "serve", "--port", str(router.port)]
