@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from router.runtime import Runtime
     from router.slots import Slot, SlotDirectory
 
-log = logging.getLogger("switchyard.workers")
+_log = logging.getLogger("switchyard.workers")
 
 
 def serve(
@@ -268,7 +268,7 @@ def _reload(runtime: Runtime, directory: SlotDirectory, workers: Workers) -> Non
     try:
         directory.keep_config(runtime.config.origin.data, refused)
     except OSError as bad:
-        log.warning("%s; workers that are replaced begin as if it had not been asked for", bad)
+        _log.warning("%s; workers that are replaced begin as if it had not been asked for", bad)
     workers.reload()
 
 

@@ -12,11 +12,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.router.test_serve import until
 from tests.simulators.client import CLIENTS, OPENAI, Client, ClientDialect, Reply
 from tests.simulators.router import RouterProcess, providers
 from tests.simulators.scripts import PART
 from tests.simulators.server import Simulator
+from tests.simulators.waiting import until
 
 Serve = Callable[..., RouterProcess]
 Fresh = Callable[[str], str]

@@ -24,6 +24,7 @@ from tests.simulators.client import Client
 from tests.simulators.dialects import SECRET
 from tests.simulators.router import KEY_VARIABLE, RouterProcess
 from tests.simulators.server import Exchange, Script
+from tests.simulators.waiting import until
 
 INPUT, OUTPUT = 1000, 2000
 """Dollars for a million tokens: 7 tokens in and 3 out, as the simulator says, cost 0.013 dollars."""
@@ -60,15 +61,6 @@ def cloud(url: str, **more: Any) -> dict[str, Any]:
 
 def local(url: str, **more: Any) -> dict[str, Any]:
     return {"vendor": "ollama", "base_url": url, "local": True, "timeouts": dict(SECONDS), **more}
-
-
-def until(true: Callable[[], object], seconds: float = 15.0, what: object = "it") -> float:
-    """Wait for something that another process does; how long it took."""
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < seconds, f"not within {seconds} s: {what() if callable(what) else what}"
-        time.sleep(0.02)
-    return time.monotonic() - began
 
 
 @dataclass(frozen=True)

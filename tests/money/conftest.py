@@ -8,9 +8,10 @@ import pytest
 
 from tests.conftest import Serve
 from tests.money import bank as banks
-from tests.money.bank import Bank, until
+from tests.money.bank import Bank
 from tests.simulators.router import UNHURRIED
 from tests.simulators.server import Simulator
+from tests.simulators.waiting import until
 
 
 @pytest.fixture(scope="module")

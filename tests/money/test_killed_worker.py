@@ -11,10 +11,11 @@ import time
 import pytest
 
 from router.holds import LEASE, PACE, SWEEP_PACE
-from tests.money.bank import INPUT, OUTPUT, Bank, chat, until
+from tests.money.bank import INPUT, OUTPUT, Bank, chat
 from tests.router.test_serve import sockets_of, workers_of
 from tests.simulators.client import OPENAI
 from tests.simulators.server import Exchange, Simulator
+from tests.simulators.waiting import until
 
 STREAMS = 20
 """Of the worker that dies, at least."""

@@ -21,11 +21,12 @@ from router.holds import LEASE
 from router.ledger import OUTAGE_CALLS
 from tests.conftest import Serve
 from tests.money import bank as banks
-from tests.money.bank import COST, Account, Bank, Gate, chat, crowd, until
+from tests.money.bank import COST, Account, Bank, Gate, chat, crowd
 from tests.simulators.client import OLLAMA, OPENAI, Reply
 from tests.simulators.scripts import answer
 from tests.simulators.server import Simulator
 from tests.simulators.stores import Server
+from tests.simulators.waiting import until
 
 DECIDED = 0.3
 """Seconds within which a call is answered or refused."""

@@ -13,11 +13,12 @@ from providers.wires.openai import OpenAIWire
 from router.estimate import prompt_bound
 from tests.conftest import Serve
 from tests.money import bank as banks
-from tests.money.bank import Bank, Gate, chat, crowd, until
+from tests.money.bank import Bank, Gate, chat, crowd
 from tests.simulators.client import CLIENTS, OPENAI
 from tests.simulators.router import UNHURRIED
 from tests.simulators.scripts import answer
 from tests.simulators.server import Simulator
+from tests.simulators.waiting import until
 
 CALLS, FIT = 200, 50
 BODY: Mapping[str, Any] = OPENAI.body("", stream=False, max_tokens=20)

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from tests.money.bank import Account, Bank, chat, read_answer, until
+from tests.money.bank import Account, Bank, chat, read_answer
 from tests.router.test_serve import Connections
 from tests.simulators.client import CLIENTS, OPENAI, ClientDialect, Reply
 from tests.simulators.server import Simulator
+from tests.simulators.waiting import until
 
 ENDS = 5.0
 """Seconds in which a live stream ends."""

@@ -16,11 +16,12 @@ import pytest
 
 from tests.conftest import Serve
 from tests.money import bank as banks
-from tests.money.bank import INPUT, OUTPUT, Account, Bank, until
+from tests.money.bank import INPUT, OUTPUT, Account, Bank
 from tests.simulators.client import CLIENTS, OLLAMA, OPENAI, ClientDialect
 from tests.simulators.router import ROOT
 from tests.simulators.scripts import ANSWER, PART
 from tests.simulators.server import Exchange, Script, Simulator
+from tests.simulators.waiting import until
 
 # Counted by hand. The prompt `Hello` has 5 characters, rounded up to 2 tokens, and 4 of a message. ANSWER has 30 ASCII
 # characters and 2 Chinese ones; PART has 18 characters.

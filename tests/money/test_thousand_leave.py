@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.money.bank import INPUT, OUTPUT, Account, Bank, chat, until
+from tests.money.bank import INPUT, OUTPUT, Account, Bank, chat
 from tests.simulators.client import OPENAI
 from tests.simulators.dialects import USAGE
 from tests.simulators.server import Exchange, Simulator
+from tests.simulators.waiting import until
 
 STREAMS = 1000
 AT_ONCE = 100

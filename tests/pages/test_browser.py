@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from tests.simulators import router as routers
 from tests.simulators.client import OPENAI, Client
 from tests.simulators.router import RouterProcess
 from tests.simulators.server import Simulator
+from tests.simulators.waiting import until
 
 PRICES: Final = {
     "prices": [
@@ -92,13 +92,6 @@ def house(module_serve: Serve, cloud: Simulator, local: Simulator, tmp_path_fact
     assert said == [200, 200, 429, 200, 200, 200, 200, 200, 502], said
     until(lambda: found.usage()["calls"] == 8)
     return found
-
-
-def until(look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE / 1000
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

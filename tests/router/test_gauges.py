@@ -24,12 +24,13 @@ from router.otel import installed
 from router.provider_state import down
 from router.runtime import Runtime
 from router.snapshot import compile_snapshot
-from tests.router.test_metrics import scrape, until, value, values
+from tests.router.test_metrics import scrape, value, values
 from tests.router.test_store_away import NOBODY_ELSE, store_at
 from tests.simulators import scripts
 from tests.simulators.client import OPENAI, Client
 from tests.simulators.router import KEY_VARIABLE, RouterProcess, providers
 from tests.simulators.server import Simulator, free_port, refused_port
+from tests.simulators.waiting import until
 
 Serve = Callable[..., RouterProcess]
 KEY = f"${{{KEY_VARIABLE}}}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -21,6 +20,7 @@ from tests.router.test_metric_text import promtool, scraped
 from tests.simulators.client import CLIENTS, OPENAI, Client
 from tests.simulators.router import RouterProcess, providers
 from tests.simulators.server import Simulator
+from tests.simulators.waiting import until
 
 Serve = Callable[..., RouterProcess]
 Series = tuple[str, tuple[tuple[str, str], ...]]
@@ -60,13 +60,6 @@ def value(client: Client, name: str, **labels: str) -> float:
         for (sample, given), found in values(scrape(client)).items()
         if sample == name and labels.items() <= dict(given).items()
     )
-
-
-def until(true: Callable[[], bool], seconds: float = 15.0) -> None:
-    limit = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < limit, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

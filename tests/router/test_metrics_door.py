@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from router.throttle import BURST
-from tests.router.test_serve import failed, until
+from tests.router.test_serve import failed
 from tests.simulators.client import OPENAI, Client
 from tests.simulators.router import RouterProcess, providers
 from tests.simulators.server import Simulator, free_port
+from tests.simulators.waiting import until
 
 Serve = Callable[..., RouterProcess]
 FROM_ELSEWHERE = {"X-Forwarded-For": "10.1.2.3"}

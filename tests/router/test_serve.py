@@ -18,21 +18,15 @@ from typing import Any
 
 import pytest
 
+from tests.router.test_output import fill
 from tests.simulators.client import OPENAI, Client, Reply
 from tests.simulators.router import ROOT, RouterProcess, _clean_environment, providers
 from tests.simulators.server import Simulator, free_port
+from tests.simulators.waiting import until
 
 Serve = Callable[..., RouterProcess]
 START_SECONDS = 15.0
 TOKEN = "adm-0123456789abcdef0123456789abcdef"
-
-
-def until(true: Callable[[], bool], seconds: float = 15.0) -> None:
-    """Wait for something that another process does."""
-    limit = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < limit, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def those(matches: Callable[[int, list[str], bytes], bool]) -> set[int]:
@@ -371,12 +365,7 @@ def settled(statuses: list[tuple[float, int]], since: float) -> bool:
 def unread() -> Iterator[int]:
     """A pipe that is full, with a reader that stands still."""
     reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    try:
-        while True:
-            os.write(writer, b"\n" * 4096)
-    except BlockingIOError:
-        pass
+    fill(writer)
     os.set_blocking(writer, True)
     yield writer
     os.close(writer)

@@ -20,6 +20,7 @@ from router.embedded import find_binary
 from tests.simulators.client import CLIENTS, OPENAI, Client
 from tests.simulators.router import RouterProcess, providers
 from tests.simulators.server import Simulator, free_port, refused_port
+from tests.simulators.waiting import until
 
 Serve = Callable[..., RouterProcess]
 QUICK = 0.3
@@ -39,13 +40,6 @@ def store_at(port: int, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.kill()
-
-
-def until(true: Callable[[], bool], seconds: float = 15.0) -> None:
-    limit = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < limit, "it did not happen in time"
-        time.sleep(0.02)
 
 
 NOBODY_ELSE = {"x-switchyard-no-fallback": "1"}

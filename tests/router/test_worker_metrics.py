@@ -18,10 +18,11 @@ from router.checks import pack_value
 from router.functions import account_keys, fcall
 from router.journal import Journal
 from tests.router.test_metric_text import promtool
-from tests.router.test_serve import Connections, failed, until, workers_of
+from tests.router.test_serve import Connections, failed, workers_of
 from tests.simulators.client import OPENAI, Client
 from tests.simulators.router import RouterProcess, providers
 from tests.simulators.server import Simulator, free_port
+from tests.simulators.waiting import until
 
 Serve = Callable[..., RouterProcess]
 CHAT = json.dumps(OPENAI.body("chat", stream=False)).encode()
