@@ -213,17 +213,16 @@ class Calls:
             runtime.roll,
             fallback=fallback,
         )
-        if plan.attempts or not any(skip.reason == "unhealthy" for skip in plan.skipped):
+        if plan.attempts or not any(skip.block for skip in plan.skipped):
             return plan
         plan = routing.plan(
             runtime.snapshot, call.asked_model, call.needs, rights, runtime.cooling, runtime.roll, fallback=fallback
         )
         if not plan.attempts:
             for skip in plan.skipped:
-                block = runtime.health.block(skip.target) if skip.reason == "unhealthy" else None
-                if block is not None and block.error is not None:
-                    error = copy(block.error)
-                    error.retry_after = block.seconds
+                if skip.block is not None and skip.block.error is not None:
+                    error = copy(skip.block.error)
+                    error.retry_after = skip.block.seconds
                     raise error
         return plan
 

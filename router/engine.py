@@ -139,7 +139,7 @@ class Engine:
             began = record.started = self._monotonic()
             try:
                 if attempt.role == "fallback" and trace.fallback is None:
-                    trace.fallback = self._reason(job.plan, first)
+                    trace.fallback = _reason(job.plan, first)
                 await self._attempt(job, attempt, record)
                 return
             except UpstreamError as error:
@@ -166,18 +166,6 @@ class Engine:
                 record.seconds = self._monotonic() - began
         trace.fallback = None
         raise _last_word(job.plan, first, trace.attempts)
-
-    def _reason(self, plan: Plan, first: SwitchyardError | None) -> str:
-        """Why the fallback answers: the first failure, else why the first target was left out."""
-        if isinstance(first, UpstreamError):
-            return first.reason
-        if first is not None:
-            return "unsupported"
-        skipped = plan.skipped[0] if plan.skipped else None
-        if skipped is None:
-            return "no_target"
-        block = self._health.block(skipped.target) if skipped.reason == "unhealthy" else None
-        return block.reason if block is not None else skipped.reason
 
     def _count(self, target: Target, error: UpstreamError) -> None:
         if isinstance(error, NoPlace):
@@ -404,6 +392,18 @@ class Engine:
     def queued(self) -> dict[str, int]:
         """Calls that wait for a place, by provider."""
         return {name: places.waiting for name, (_, places) in self._places.items()}
+
+
+def _reason(plan: Plan, first: SwitchyardError | None) -> str:
+    """Why the fallback answers: the first failure, else why the first target was left out."""
+    if isinstance(first, UpstreamError):
+        return first.reason
+    if first is not None:
+        return "unsupported"
+    skipped = plan.skipped[0] if plan.skipped else None
+    if skipped is None:
+        return "no_target"
+    return skipped.block.reason if skipped.block is not None else skipped.reason
 
 
 def _last_word(plan: Plan, first: SwitchyardError | None, tried: Sequence[AttemptRecord]) -> SwitchyardError:

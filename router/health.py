@@ -46,6 +46,9 @@ class Block:
     cooldown: bool
     """The provider itself asked for a pause (rate limit): not to be tried even when nothing else is left."""
 
+    def __str__(self) -> str:
+        return f"{self.reason}; it is tried again in {self.seconds:.0f} s"
+
 
 class Health:
     """`clock` is monotonic seconds; `jitter` gives a number in [0, 1)."""

@@ -84,7 +84,7 @@ LABELS: Final[Mapping[str, tuple[str, str]]] = {
     "from": ("the provider that was planned first", "原计划的首个服务商"),
     "to": ("the provider that answered", "实际应答的服务商"),
     "reason": (
-        "for a fallback: an `outcome`, or why the first target was left out (`provider_off`, `unhealthy`, `no_vision`"
+        "for a fallback: an `outcome`, or why the first target was left out (`provider_off`, `no_vision`"
         " ...); for a provider that is down: `disabled`, `no_key`, `misconfigured`, or what its calls or its model list"
         " met (`unreachable`, `timeout`, `rate_limited`, `auth` ... as in `outcome`, else `other`)",
         "回退时：失败原因，或首个目标被跳过的原因；服务商不可用时：`disabled`（停用）、`no_key`（无密钥）、"

@@ -20,6 +20,7 @@ from providers.errors import (
     SwitchyardError,
     UnsupportedFeature,
 )
+from router.health import Block
 from router.limits import Limit
 from router.provider import Provider, Running, Timeouts
 from router.snapshot import (
@@ -181,7 +182,7 @@ def plan(
     asked_model: str,
     needs: Needs,
     rights: Rights,
-    unhealthy: Callable[[Provider, str], str | None],
+    unhealthy: Callable[[Provider, str], Block | None],
     roll: Callable[[], float],
     fallback: bool = True,
 ) -> Plan:
@@ -260,7 +261,7 @@ def _why_not(
     mask: int,
     needs: Needs,
     rights: Rights,
-    unhealthy: Callable[[Provider, str], str | None],
+    unhealthy: Callable[[Provider, str], Block | None],
 ) -> Skipped | None:
     """Why a candidate is left out, or None. Rights come first: a key is not told what it may not use. Then what would
     be so even if all were well: the call's own fault is told before ours."""
@@ -277,8 +278,8 @@ def _why_not(
         reason, detail = _CONTEXT, f"{needs.prompt_bytes} bytes cannot fit into {candidate.context} tokens"
     elif candidate.off is not None:
         return candidate.off
-    elif (sick := unhealthy(target.provider, target.model)) is not None:
-        reason, detail = "unhealthy", sick
+    elif (block := unhealthy(target.provider, target.model)) is not None:
+        return Skipped(candidate.name, "unhealthy", str(block), candidate.attempt.role, block)
     else:
         return None
     return Skipped(candidate.name, reason, detail, candidate.attempt.role)

@@ -41,7 +41,7 @@ from router.credentials import credential_of, key_id_of, masked, missing, shown_
 from router.discovery import Discovery
 from router.engine import Engine, Transport
 from router.gauges import Gauges
-from router.health import Health
+from router.health import Block, Health
 from router.http import Headers, Scope, header
 from router.keys import Bootstrap, Keys, open_keys
 from router.ledger import Hold, Ledger
@@ -295,14 +295,13 @@ class Runtime:
 
     # --- for calls
 
-    def unhealthy(self, provider: Provider, model: str) -> str | None:
-        block = self.health.block(f"{provider.name}/{model}")
-        return None if block is None else f"{block.reason}; it is tried again in {block.seconds:.0f} s"
+    def unhealthy(self, provider: Provider, model: str) -> Block | None:
+        return self.health.block(f"{provider.name}/{model}")
 
-    def cooling(self, provider: Provider, model: str) -> str | None:
+    def cooling(self, provider: Provider, model: str) -> Block | None:
         """Like `unhealthy`, but only where the provider itself asked for a pause."""
-        block = self.health.block(f"{provider.name}/{model}")
-        return block.reason if block is not None and block.cooldown else None
+        block = self.unhealthy(provider, model)
+        return block if block is not None and block.cooldown else None
 
     def anonymous(self, scope: Scope) -> str | None:
         """The anonymous key's name of the listener that a request came in by."""

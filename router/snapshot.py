@@ -16,6 +16,7 @@ from providers.registry import vendor as get_vendor
 from providers.vendor import Capabilities, ModelFacts, Vendor
 from router.config import Config, ConfigErrors, Facts, ModelConfig, Problem
 from router.config_check import fallback_row
+from router.health import Block
 from router.patterns import Pattern, fill, nearest
 from router.provider import Provider, Running, compile_provider, vendor_options
 from router.slots import ALONE, Slot
@@ -73,12 +74,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A target that is left out. `reason` is a stable code, `detail` a sentence."""
+    """A target that is left out. `reason` is a stable code, `detail` a sentence. `block`: of one that is unhealthy, as
+    it was when the plan was made; it may be over before the plan is carried out."""
 
     target: str
     reason: str
     detail: str
     role: Role = "target"
+    block: Block | None = None
 
 
 # What a call may need, as bits. The order of the table is the order in which a lack is reported.

@@ -6,7 +6,7 @@ import asyncio
 import math
 
 from providers.errors import NoTarget, TimedOut, Unavailable
-from router.health import FAILURES, OPEN_SECONDS
+from router.health import FAILURES, OPEN_SECONDS, Block
 from router.places import NoPlace
 from router.routing import Attempt, Plan, Skipped, Target
 from router.watch import ClientStalled
@@ -159,6 +159,24 @@ def test_a_client_that_leaves_frees_its_place_and_the_probe() -> None:
         assert bench.health.block("box/m") is None
         bench.upstream.answers["box"] = whole
         assert (await bench.ask("own"))[1] is None
+
+    run(test())
+
+
+def test_the_reason_of_a_fallback_is_that_of_the_plan_though_the_pause_is_over_by_now() -> None:
+    class Late(Bench):
+        def plan(self, model: str) -> Plan:
+            block = Block("rate_limited", 0.001, None, cooldown=True)
+            left_out = Skipped("cloud/m", "unhealthy", str(block), "target", block)
+            return Plan(
+                model, "exact", (Attempt(Target(self.snapshot.providers["box"], "m"), "fallback"),), (left_out,)
+            )
+
+    async def test() -> None:
+        bench = Late(Upstream(box=whole))
+        trace, error = await bench.ask("chat")
+        assert (error, trace.fallback) == (None, "rate_limited")
+        assert bench.health.block("cloud/m") is None
 
     run(test())
 

@@ -9,6 +9,7 @@ from providers.call import Needs
 from providers.vendor import Capabilities, ModelFacts, PlainVendor
 from router.config import Config
 from router.config_check import check_text
+from router.health import Block
 from router.routing import Plan, Provider, Rights, Snapshot, compile_snapshot, plan
 
 NO_NEEDS, ALL_RIGHTS = Needs(), Rights()
@@ -58,7 +59,7 @@ def snapshot_of(
     )
 
 
-def healthy(_provider: Provider, _model: str) -> str | None:
+def healthy(_provider: Provider, _model: str) -> None:
     return None
 
 
@@ -68,14 +69,14 @@ def plan_of(
     needs: Needs = NO_NEEDS,
     rights: Rights = ALL_RIGHTS,
     *,
-    sick: Mapping[str, str] | None = None,
+    sick: Mapping[str, Block] | None = None,
     rolls: Sequence[float] = (),
     fallback: bool = True,
 ) -> Plan:
     """A plan with scripted dice; more rolls than scripted fail the test."""
     dice = iter(rolls)
 
-    def unhealthy(provider: Provider, sent: str) -> str | None:
+    def unhealthy(provider: Provider, sent: str) -> Block | None:
         return (sick or {}).get(f"{provider.name}/{sent}")
 
     return plan(snapshot, model, needs, rights, unhealthy, lambda: next(dice), fallback)

@@ -13,11 +13,13 @@ from providers.call import Needs
 from providers.errors import InvalidRequest, ModelNotAllowed, ModelNotFound, NoTarget, UnsupportedFeature
 from providers.vendor import Capabilities, ModelFacts
 from router.config import ConfigErrors
+from router.health import Block
 from router.patterns import Pattern, fill
 from router.routing import MAX_ATTEMPTS, Rights, Running, plan, visible
 from router.snapshot import compile_snapshot
 from tests.routing.support import config_of, healthy, plan_of, reasons, snapshot_of, targets
 
+DOWN = Block("unavailable", 8.4, None, cooldown=False)
 BASE = """
 providers:
   openai: {vendor: openai, api_key: k}
@@ -144,7 +146,7 @@ def test_weights_hold_over_many_rolls() -> None:
 
 
 def test_no_dice_where_one_target_is_left() -> None:
-    found = plan_of(snapshot_of(BASE), "weighted", sick={"openai/a": "it cools down"})
+    found = plan_of(snapshot_of(BASE), "weighted", sick={"openai/a": DOWN})
     assert targets(found)[0] == "second/b"
 
 
@@ -270,10 +272,12 @@ providers:
 
 
 def test_unhealthy_targets_are_skipped_with_the_reason() -> None:
-    found = plan_of(snapshot_of(BASE), "gpt-4o-mini", sick={"openai/gpt-4o-mini": "it failed 5 times"})
+    found = plan_of(snapshot_of(BASE), "gpt-4o-mini", sick={"openai/gpt-4o-mini": DOWN})
     assert targets(found) == ["local/qwen2.5:7b"]
     assert found.attempts[0].role == "fallback"
-    assert [(skip.reason, skip.detail) for skip in found.skipped] == [("unhealthy", "it failed 5 times")]
+    assert [(skip.reason, skip.detail, skip.block) for skip in found.skipped] == [
+        ("unhealthy", "unavailable; it is tried again in 8 s", DOWN)
+    ]
 
 
 def test_a_fallback_that_is_not_installed_is_skipped() -> None:
@@ -364,7 +368,7 @@ def test_what_the_caller_is_told() -> None:
     assert isinstance(off, NoTarget)
     assert off.status == 503
     assert "DARK_KEY is not set" in off.message
-    mixed = plan_of(snapshot, "picky", Needs(tools=True), sick={"second/plain": "it is down"}, fallback=False).refusal()
+    mixed = plan_of(snapshot, "picky", Needs(tools=True), sick={"second/plain": DOWN}, fallback=False).refusal()
     assert isinstance(mixed, NoTarget)
 
 
