@@ -103,7 +103,8 @@ async def test_a_right_secret_that_may_not_is_told_why(ask: Ask, keys: Keys) -> 
     assert "The team of this API key is disabled" in await told(plain)
     await keys.revoke("plain")
     assert "is revoked" in await told(plain)
-    assert await told(plain[:-1] + "0") == "Incorrect admin token provided."
+    wrong = plain[:-1] + ("1" if plain.endswith("0") else "0")
+    assert await told(wrong) == "Incorrect admin token provided."
     _, short = await keys.create(Change(name="short", admin=True, expires_at=int(time.time()) + 100))
     keys._holders._clock = lambda: time.time() + 200
     assert "has expired" in await told(short)
