@@ -84,7 +84,7 @@ def module_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 def router(tmp_path_factory: pytest.TempPathFactory, cloud: Simulator, local: Simulator) -> Iterator[RouterProcess]:
     """One router for all tests that need no config of their own: `cloud` and `local` with short deadlines."""
     for serve in _serving(tmp_path_factory):
-        yield serve(routers.providers(cloud.url, local.url))
+        yield serve(routers.providers(cloud.url, local.url), routers.UNHURRIED)
 
 
 @pytest.fixture(scope="session")

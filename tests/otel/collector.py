@@ -118,7 +118,7 @@ class Collector:
                     self.numbers[key] = number
             self.news.notify_all()
 
-    def trace(self, trace_id: str, count: int, seconds: float = 15.0) -> list[Received]:
+    def trace(self, trace_id: str, count: int, seconds: float = 60.0) -> list[Received]:
         """The spans of a trace once there are that many, the call's own first."""
         self.until(lambda: len([span for span in self.spans if span.trace == trace_id]) >= count, seconds)
         found = [span for span in self.spans if span.trace == trace_id]
@@ -144,7 +144,7 @@ class Collector:
                 )
             ]
 
-    def until(self, done: Any, seconds: float = 15.0) -> None:
+    def until(self, done: Any, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         with self.news:
             while not done():

@@ -118,7 +118,7 @@ CLIENTS = (OPENAI, OLLAMA)
 class Client:
     """Asks one router with one key; a connection a request unless `keep` is set."""
 
-    def __init__(self, port: int, key: str, *, seconds: float = 15.0) -> None:
+    def __init__(self, port: int, key: str, *, seconds: float = 60.0) -> None:
         self.port = port
         self.key = key
         self.seconds = seconds

@@ -23,7 +23,7 @@ class Proxy:
 
     def __enter__(self) -> Proxy:
         self._thread.start()
-        if not self._ready.wait(5):
+        if not self._ready.wait(60):
             raise RuntimeError("the proxy did not start")
         return self
 

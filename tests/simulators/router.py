@@ -20,7 +20,7 @@ from tests.simulators.server import free_port, refused_port
 ROOT = Path(__file__).parents[2]
 KEY_VARIABLE = "SIMULATED_KEY"
 """The environment variable in which every router finds the simulated provider's key."""
-READY_SECONDS = 20.0
+READY_SECONDS = 60.0
 UNHURRIED: Mapping[str, str] = {"PYTHONPATH": str(ROOT / "tests" / "simulators" / "patience")}
 """Environment of routers that wait for their store as long as it takes, for tests that count calls."""
 PATIENT: Mapping[str, float] = {"connect": 1.0, "first_content": 5.0, "idle": 5.0, "total": 20.0}
@@ -86,7 +86,7 @@ class RouterProcess:
             self.wait_line("Try it:", self.out, READY_SECONDS)
         except AssertionError:
             self.process.kill()
-            self.wait(5)
+            self.wait(15)
             raise
         text = "\n".join(self.out)
         if found := re.search(r"^  key +(sk-\S+)", text, re.MULTILINE):
@@ -95,7 +95,7 @@ class RouterProcess:
             self.admin_token = found[1]
         return self
 
-    def stop(self, number: int = signal.SIGTERM, seconds: float = 15.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, seconds: float = 30.0) -> int:
         """Send the signal and wait for the end. Gives the exit code; kills what does not end."""
         if self.code is None:
             if self.process.poll() is None:
@@ -130,7 +130,7 @@ class RouterProcess:
     def tail(self) -> str:
         return "\n".join([*self.out[-10:], *self.err[-40:]])
 
-    def wait_line(self, text: str, lines: list[str], seconds: float = 15.0, since: int = 0) -> str:
+    def wait_line(self, text: str, lines: list[str], seconds: float = 60.0, since: int = 0) -> str:
         """The first line with `text`, once it is there. `since` skips lines that were there before."""
         deadline = time.monotonic() + seconds
         with self._news:
@@ -143,7 +143,7 @@ class RouterProcess:
                     raise AssertionError(f"no line with {text!r}:\n{self.tail()}")
                 self._news.wait(min(left, 0.1))
 
-    def log_of(self, asked_model: str, seconds: float = 15.0) -> dict[str, Any]:
+    def log_of(self, asked_model: str, seconds: float = 60.0) -> dict[str, Any]:
         """The request log line of the last call for a model."""
         needle = json.dumps(asked_model)
         deadline = time.monotonic() + seconds

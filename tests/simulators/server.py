@@ -166,7 +166,7 @@ class Request:
         found = self.json.get("model") if self.body[:1] == b"{" else None
         return found if isinstance(found, str) else ""
 
-    def left(self, seconds: float = 15.0) -> bool:
+    def left(self, seconds: float = 25.0) -> bool:
         """Whether the router closes this request's connection in time."""
         return self.peer.gone.wait(seconds)
 
@@ -247,7 +247,7 @@ class Simulator:
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True, name="simulator")
         self._thread.start()
-        if not ready.wait(5):
+        if not ready.wait(60):
             raise RuntimeError("the simulator did not start")
         return self
 
@@ -272,7 +272,7 @@ class Simulator:
         """The requests for one model, by the name that was sent."""
         return [request for request in self.requests if request.model == model]
 
-    def wait_for(self, model: str, seconds: float = 15.0) -> Request:
+    def wait_for(self, model: str, seconds: float = 60.0) -> Request:
         """The first request for a model, once it is there."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

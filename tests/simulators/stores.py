@@ -25,7 +25,7 @@ from tests.simulators.programs import need
 SLOTS = ((0, 5460), (5461, 10922), (10923, 16383))
 
 
-def until(true: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+def until(true: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     limit = time.monotonic() + seconds
     while not true():
         if time.monotonic() > limit:

@@ -3,8 +3,10 @@ answer as a machine needs that is busy with other tests. A router refuses calls 
 """
 
 import router.holders
+import router.known
 import router.ledger
 import router.link_node
+import router.otel
 import router.store
 
 PATIENT = 20.0
@@ -13,3 +15,5 @@ router.ledger.DECISION_LIMIT = PATIENT
 router.link_node.PATIENCE = PATIENT
 router.store.ANSWER_LIMIT = PATIENT
 router.holders.ANSWER_LIMIT = PATIENT  # type: ignore[attr-defined]  # imported there by its name
+router.known.Memory.fetch.__defaults__ = (PATIENT,)
+router.otel.FLUSH_SECONDS = PATIENT  # type: ignore[misc]  # a constant where nobody is patient
