@@ -64,7 +64,7 @@ class Gateway:
     key: Callable[[Site], str] = _no_key  # a key its clients send, made after it is ready
     checks_keys: bool = False  # a call without the key is refused; verified before measuring
     streams: bool = True
-    patience: float = 30.0  # seconds it may take to become ready
+    patience: float = 60.0  # seconds it may take to become ready
 
 
 def lock_pin(package: str) -> str | None:

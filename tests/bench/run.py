@@ -121,7 +121,7 @@ def get(
     port: int, path: str, method: str = "GET", body: str | None = None, key: str | None = None
 ) -> tuple[int, bytes]:
     """Status and body of one plain request; status 0 when there is no answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     try:
         connection.request(method, path, body, headers)

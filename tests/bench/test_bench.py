@@ -18,6 +18,7 @@ from tests.bench.gateways import Lane, Site
 from tests.bench.load import Job, Result, Spread
 from tests.bench.run import Cores, Phase, Row, Running, Sample, free_port, job, upstream
 from tests.bench.upstream import MARKER
+from tests.simulators.router import UNHURRIED
 
 WHOLE = Phase("many", 4, 40, 10.0)
 STREAM = Phase("streams", 2, 2, 10.0, stream=True)
@@ -140,7 +141,7 @@ def test_cpu_and_memory_of_a_process_and_its_child_are_found(tmp_path: Path) -> 
     )
     with subprocess.Popen(
         [sys.executable, "-c", code],
-        env={**os.environ, procs.MARK: "one-of-a-kind"},
+        env={**os.environ, procs.MARK: str(tmp_path)},
         cwd=tmp_path,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -148,7 +149,7 @@ def test_cpu_and_memory_of_a_process_and_its_child_are_found(tmp_path: Path) -> 
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"done\n"
-        found = procs.find("one-of-a-kind", process.pid, tmp_path / "none")
+        found = procs.find(str(tmp_path), process.pid, tmp_path / "none")
         assert process.pid in found.router
         assert len(found.router) == 2  # the child left the session, but has the mark
         assert procs.find("another", process.pid, tmp_path / "none").router == {process.pid}
@@ -157,7 +158,7 @@ def test_cpu_and_memory_of_a_process_and_its_child_are_found(tmp_path: Path) -> 
         assert 0.01 < used[process.pid] < 60  # the work of a thread that has ended counts
         memory = procs.memory(found.router)
         assert memory.processes == 2
-        assert 5 < memory.pss <= memory.rss
+        assert 1 < memory.pss <= memory.rss < 1000
         process.communicate(b"\n")
 
 
@@ -232,7 +233,11 @@ async def test_each_call_has_the_next_key(tmp_path: Path) -> None:
         assert b"\r\nAuthorization: Bearer " + key + b"\r\n" in next(sent)
 
 
-async def test_a_call_asks_the_store_once_before_and_once_after(tmp_path: Path) -> None:
+async def test_a_call_asks_the_store_once_before_and_once_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("router.ledger.DECISION_LIMIT", "router.link_node.PATIENCE"):
+        monkeypatch.setattr(limit, 20.0)  # what is asked counts here, not how long a busy machine takes
     found = await pairs.measure(tmp_path, 64, 1)
     assert [(pair.kind, pair.before, pair.after) for pair in found] == [(kind, 1, 1) for kind in pairs.KINDS]
     assert all(20 < pair.tombstone < 500 for pair in found)
@@ -246,7 +251,9 @@ def test_the_ledger_s_part_is_the_difference_of_each_round(rows: list[Row]) -> N
 
 
 @pytest.mark.parametrize("part", ["ledger", "accounts"])
-async def test_the_router_without_a_part_serves(part: str, tmp_path: Path) -> None:
+async def test_the_router_without_a_part_serves(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in UNHURRIED.items():
+        monkeypatch.setenv(name, value)
     gateway = gateways.UNMETERED if part == "ledger" else gateways.UNBILLED
     with upstream(Cores()) as (port, _):
         running = await asyncio.to_thread(Running, gateway, Site(free_port(), port, tmp_path), Cores())
