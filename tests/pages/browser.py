@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, expect, sync_playwright
 
 from tests.clients.environments import environment
 
@@ -25,7 +25,7 @@ ARGUMENTS: Final = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE: Final = 15_000
+PATIENCE: Final = 60_000
 """Milliseconds that anything may take on a busy machine."""
 RULES: Final = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 _REPORTS: Final = """
@@ -34,20 +34,29 @@ addEventListener("securitypolicyviolation", (event) => {
   window.reports.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`);
 });
 window.shifts = [];
-new PerformanceObserver((list) => {
+{
   const box = (rect) => `(${[rect.x, rect.y, rect.width, rect.height].join(" ")})`;
   const name = (node) => (node?.outerHTML ?? node?.parentElement?.outerHTML ?? "gone").slice(0, 200);
-  const told = (source) => `${box(source.previousRect)} to ${box(source.currentRect)}: ${name(source.node)}`;
-  for (const shift of list.getEntries())
-    if (!shift.hadRecentInput) window.shifts.push(`${shift.value} ${shift.sources.map(told).join("; ")}`);
-}).observe({ type: "layout-shift" });
+  const moved = (source) => `${box(source.previousRect)} to ${box(source.currentRect)}: ${name(source.node)}`;
+  const keep = (list) => {
+    for (const shift of list)
+      if (!shift.hadRecentInput) window.shifts.push(`${shift.value} ${shift.sources.map(moved).join("; ")}`);
+  };
+  const observer = new PerformanceObserver((list) => keep(list.getEntries()));
+  observer.observe({ type: "layout-shift" });
+  window.painted = async () => {
+    for (let frame = 0; frame < 2; frame += 1) await new Promise(requestAnimationFrame);
+    keep(observer.takeRecords());
+  };
+}
 """
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS), timeout=2 * PATIENCE)
+        expect.set_options(timeout=PATIENCE)
         yield browser
         browser.close()
 
@@ -73,8 +82,13 @@ class Visit:
         self.page.goto(f"{self.url}/admin")
         self.page.fill("#secret", secret)
         self.page.press("#secret", "Enter")
-        self.page.wait_for_selector("#stat-requests")
+        self.arrive()
         return self.page
+
+    def arrive(self) -> None:
+        """Wait for the overview and its scripts."""
+        self.page.wait_for_selector("#stat-requests")
+        self.page.wait_for_load_state("load")
 
     def refresh(self) -> None:
         """As the page does by itself every few seconds. Comes back when what came is in place."""

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 
+from router.admin.pages import overview_page, sessions
 from tests.pages.house import House, opened_house
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patient_pages() -> Iterator[None]:
+    """Pages of this process may wait for their store as long as a busy machine takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "ANSWER", 20.0)
+        patch.setattr(overview_page, "PATIENCE", 20.0)
+        patch.setattr(overview_page, "OWN_PATIENCE", 20.0)
+        yield
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

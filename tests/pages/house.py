@@ -20,6 +20,7 @@ from router.credentials import load_peppers
 from router.keys import Change, Key, Keys
 from router.pepper import Pepper
 from router.store import Store, open_store
+from router.throttle import Throttle
 from tests.pages.site import Site
 
 TOKEN = "an-admin-token-for-tests"
@@ -40,7 +41,8 @@ names = count(1)
 
 
 class House:
-    """Keys in a real store, and the pages over them on a real socket. `later` turns the clock on."""
+    """Keys in a real store, and the pages over them on a real socket. `later` turns the clock on; the one that counts
+    wrong secrets stands still but for that."""
 
     def __init__(self, store: Store, tmp_path: Path) -> None:
         self.later = 0.0
@@ -50,6 +52,7 @@ class House:
             admin_token=TOKEN,
             clock=lambda: time.time() + self.later,
         )
+        self.keys.throttle = Throttle(lambda: self.later)
         self.port = 0
 
     def site(self) -> Site:

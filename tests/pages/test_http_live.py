@@ -141,13 +141,12 @@ def test_a_long_call_is_shown_when_it_begins_and_again_when_it_ends(office: Offi
         caller = http.client.HTTPConnection("127.0.0.1", office.router.port, timeout=SECONDS)
         caller.request("POST", "/v1/chat/completions", body, {"authorization": f"Bearer {office.router.key}"})
         call = str(caller.getresponse().headers["x-request-id"])
+        begun = time.time()
         first = tail.until("row", call)[-1].data
         caller.close()
         ended = tail.until("row", call)[-1].data
-    for row in (first, ended):
-        at = re.search(r'data-at="([0-9.]+)"', row)
-        assert at
-        assert began - 1 < float(at[1]) < began + 1  # when it began, in both
+    (at,) = {float(at) for row in (first, ended) for at in re.findall(r'data-at="([0-9.]+)"', row)}
+    assert began - 0.01 < at < begun + 0.01  # when it began, in both
     assert "Running" in first
     assert "Client left" in ended
 
@@ -211,7 +210,7 @@ def test_a_restart_keeps_sessions_and_open_tails_do_not_hold_it_up(
         tail.until("state")
         first.process.terminate()
         assert tail.until("end")[-1].data == "draining"
-        assert first.wait(20) == 0
+        assert first.wait(60) == 0
     assert not re.search("Traceback|ERROR", "\n".join(first.err))
     assert office.router.admin_token not in "\n".join(first.err)
     with RouterProcess(tmp_path, config) as second:

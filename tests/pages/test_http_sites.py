@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Serve
-from tests.pages.browser import chromium
+from tests.pages.browser import PATIENCE, chromium
 from tests.simulators import router as routers
 from tests.simulators.server import Simulator
 
@@ -56,6 +56,7 @@ def test_another_site_cannot_act_for_who_is_signed_in(
     outside = f"http://localhost:{stranger.server_address[1]}/"
     with chromium() as browser:
         page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
         page.goto(f"{router.url}/admin")
         page.fill("#secret", router.admin_token)
         page.press("#secret", "Enter")

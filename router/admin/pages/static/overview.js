@@ -206,9 +206,16 @@
     if (!document.hidden) refresh();
   });
 
+  let asked; // the refresh that was sent last
+  document.body.addEventListener("htmx:beforeSend", (event) => {
+    asked = event.detail.xhr;
+  });
+
   function leave() {
     hush();
-    htmx.trigger(main, "htmx:abort");
+    if (!asked) return;
+    asked.onabort = null; // htmx would call it a failure, and the page stale
+    asked.abort();
   }
 
   addEventListener("pagehide", leave);
