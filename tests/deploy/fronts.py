@@ -83,7 +83,7 @@ class Counting:
                     self.asked += 1
 
 
-def connect(port: int, source: str, tls: ssl.SSLContext | None, seconds: float = 30.0) -> http.client.HTTPConnection:
+def connect(port: int, source: str, tls: ssl.SSLContext | None, seconds: float = 60.0) -> http.client.HTTPConnection:
     """A connection to the proxy from another address of this machine (127.0.0.2, ...)."""
     if tls is None:
         return http.client.HTTPConnection("127.0.0.1", port, timeout=seconds, source_address=(source, 0))
@@ -105,7 +105,7 @@ def picture(model: str, size: int) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": content}]}
 
 
-def listening(port: int, running: Callable[[], bool], seconds: float = 15.0) -> None:
+def listening(port: int, running: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait until somebody listens; `running` says whether the one who should is alive."""
     deadline = time.monotonic() + seconds
     while True:

@@ -35,7 +35,7 @@ BASE_ENV = {
     "LD_LIBRARY_PATH": "/usr/local/lib",
 }
 """As in the official Python images, whose ldconfig knows /usr/local/lib."""
-STEP_SECONDS = 300.0
+STEP_SECONDS = 1200.0
 Bind: TypeAlias = tuple[str, str, str]
 """Outside, inside, `ro` or `rw`."""
 
@@ -310,7 +310,7 @@ class Container:
 
         return self.until(child)
 
-    def until(self, question: Callable[[], Result | None], seconds: float = 30.0) -> Result:
+    def until(self, question: Callable[[], Result | None], seconds: float = 60.0) -> Result:
         """The first answer that is not None or False."""
         deadline = time.monotonic() + seconds
         while not (answer := question()):
@@ -319,9 +319,9 @@ class Container:
             time.sleep(0.02)
         return answer
 
-    def started(self) -> Container:
-        """Once process 1 is what the image says it is."""
-        name = Path(self._image.entrypoint[0]).name
+    def started(self, program: str | None = None) -> Container:
+        """Once process 1 is `program`: what the image says it is, unless it is named."""
+        name = program or Path(self._image.entrypoint[0]).name
         self.until(lambda: Path(f"/proc/{self.first}/comm").read_text().strip() == name)
         return self
 
@@ -335,7 +335,7 @@ class Container:
             [*enter, *argv], env=env, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
         )
 
-    def stop(self, seconds: float = 20.0) -> int:
+    def stop(self, seconds: float = 60.0) -> int:
         """`docker stop`: the image's signal to process 1. The exit code of process 1."""
         os.kill(self.first, signal.Signals[self._image.stop_signal])
         return self.process.wait(seconds)

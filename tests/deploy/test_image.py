@@ -24,7 +24,7 @@ from tests.simulators.dialects import SECRET
 from tools.check_docs import ROOT, tracked
 
 FILE: Final = ROOT / "docker/Dockerfile"
-READY: Final = 30.0
+READY: Final = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -165,12 +165,12 @@ def test_the_image_holds_what_serves_and_nothing_that_builds(workshop: Workshop,
 def test_it_serves_with_a_read_only_root_and_stops_when_told(
     workshop: Workshop, slim: Image, data: Path, tmp_path: Path
 ) -> None:
+    with Container(workshop, slim, ["600"], entrypoint=["sleep"]) as other:
+        assert other.started("sleep").execute(slim.health).returncode != 0, "nobody listens"
     binds = [(str(data), "/data", "rw"), config(tmp_path / "etc")]
     with Container(workshop, slim, env=ENV, binds=binds) as box:
-        box.started()
-        assert box.execute(slim.health).returncode != 0, "nobody listens yet"
         box.until(lambda: "Try it:" in box.text(), READY)
-        assert box.execute(slim.health).returncode == 0
+        box.until(lambda: box.execute(slim.health).returncode == 0)
         key = re.search(r"^  key +(sk-\S+)", box.text(), re.MULTILINE)
         assert key is not None
 
@@ -212,14 +212,14 @@ def test_process_1_buries_orphans_and_passes_signals_on_to_workers(
         supervisor = int(Path(f"/proc/{box.first}/task/{box.first}/children").read_text().split()[0])
         os.kill(max(before - {supervisor}), signal.SIGKILL)
         box.until(lambda: workers() - before and len(workers()) == 3, READY)
-        box.until(lambda: all(state != "Z" and name != "sleep" for name, state in box.family().values()), 10)
+        box.until(lambda: all(state != "Z" and name != "sleep" for name, state in box.family().values()))
         assert box.stop() == 0
 
 
 def test_it_can_be_stopped_before_it_listens_for_signals(workshop: Workshop, slim: Image, data: Path) -> None:
     with Container(workshop, slim, binds=[(str(data), "/data", "rw")]) as box:
         box.started()
-        box.until(lambda: Path(f"/proc/{box.first}/task/{box.first}/children").read_text().split(), 10)
+        box.until(lambda: Path(f"/proc/{box.first}/task/{box.first}/children").read_text().split())
         assert box.stop() in (143, 0), box.text()
 
 
@@ -314,7 +314,7 @@ def test_the_services_of_compose_work_together(workshop: Workshop, slim: Image, 
         valkey.until(lambda: "Ready to accept connections" in valkey.text())
         with engine.up("router") as router:
             router.until(lambda: "Try it:" in router.text(), READY)
-            assert router.execute(health).returncode == 0
+            router.until(lambda: router.execute(health).returncode == 0)
             assert "admin token" not in router.text()
             engine.once("webui-key")
             key = (engine.volume("secrets-webui") / "openai_api_key").read_text().strip()
@@ -324,7 +324,7 @@ def test_the_services_of_compose_work_together(workshop: Workshop, slim: Image, 
             assert f"exec router sh -c '{reload}'" in page
             before = router.text()
             assert router.execute(["sh", "-c", reload]).returncode == 0
-            router.until(lambda: "is in force" in router.text().removeprefix(before), 10)
+            router.until(lambda: "is in force" in router.text().removeprefix(before))
 
             def ask(path: str, bearer: str) -> int:
                 return valkey.inside(lambda: Client(8080, bearer).request("GET", path).status)
@@ -346,13 +346,22 @@ def test_the_services_of_compose_work_together(workshop: Workshop, slim: Image, 
                     found = watcher.inside(lambda: Client(9090, "").request("GET", query).json)
                     return [one["value"][1] for one in found["data"]["result"]] == ["1"]
 
+                def active() -> list[dict[str, str]]:
+                    found = watcher.inside(lambda: Client(9090, "").request("GET", "/api/v1/alertmanagers").json)
+                    known: list[dict[str, str]] = found["data"]["activeAlertmanagers"]
+                    return known
+
+                def ready() -> bool:
+                    try:
+                        return watcher.inside(lambda: Client(9093, "").request("GET", "/-/ready").status) == 200
+                    except ConnectionRefusedError:
+                        return False
+
                 watcher.until(lambda: "Server is ready" in watcher.text())
-                watcher.until(scraped, 60)
-                found = watcher.inside(lambda: Client(9090, "").request("GET", "/api/v1/alertmanagers").json)
-                (active,) = found["data"]["activeAlertmanagers"]
-                assert active["url"].startswith("http://alertmanager:9093/")
-                ready = watcher.inside(lambda: Client(9093, "").request("GET", "/-/ready"))
-                assert ready.status == 200, messenger.text()
+                watcher.until(scraped)
+                (known,) = watcher.until(active)
+                assert known["url"].startswith("http://alertmanager:9093/")
+                messenger.until(ready)
                 assert watcher.stop() == 0
                 assert messenger.stop() == 0
             assert router.stop() == 0

@@ -17,8 +17,8 @@ import pytest
 from tests.conftest import Serve
 from tests.deploy import fronts
 from tests.simulators.client import Client
-from tests.simulators.router import RouterProcess, providers
-from tests.simulators.server import Simulator, free_port
+from tests.simulators.router import UNHURRIED, RouterProcess, providers
+from tests.simulators.server import Simulator, free_port, refused_port
 from tools.check_docs import ROOT
 
 SNIPPET: Final = ROOT / "docker/nginx/switchyard.conf"
@@ -100,7 +100,7 @@ def front(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iterat
 @pytest.fixture(scope="module")
 def router(module_serve: Serve, cloud: Simulator, local: Simulator) -> RouterProcess:
     server = {"trusted_proxies": ["127.0.0.1"], "limits": {"max_body_bytes": 52428800}}
-    return module_serve({**providers(cloud.url, local.url), "server": server})
+    return module_serve({**providers(cloud.url, local.url), "server": server}, UNHURRIED)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ def test_a_post_that_was_sent_is_not_sent_again(front: Front, tls: ssl.SSLContex
 
 
 def test_a_router_that_is_not_there_costs_no_call(front: Front, router: RouterProcess, tls: ssl.SSLContext) -> None:
-    port = front(free_port(), router.port)
+    port = front(refused_port(), router.port)
     for _ in range(4):
         connection = fronts.connect(port, "127.0.0.2", tls)
         body = {"model": "cloud/answer", "messages": [{"role": "user", "content": "x"}]}

@@ -13,7 +13,7 @@ import pytest
 from router.config import Limits
 from tests.deploy.test_init import init
 from tests.simulators.client import OPENAI, Client
-from tests.simulators.router import RouterProcess, providers
+from tests.simulators.router import UNHURRIED, RouterProcess, providers
 from tests.simulators.server import Simulator
 from tools.check_docs import ROOT
 
@@ -40,7 +40,7 @@ def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("systemd-analyze is not installed")
-    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_unit_is_valid_and_leaves_little_open(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_router_runs_as_the_unit_starts_it(tmp_path: Path, cloud: Simulator, l
     assert env.pop("SWITCHYARD_CONFIG") == "/etc/switchyard/switchyard.yaml"
     config = {**providers(cloud.url, local.url), "server": {"metrics": {"token": "${SWITCHYARD_METRICS_TOKEN}"}}}
     (tmp_path / "router").mkdir()
-    process = RouterProcess(tmp_path / "router", config, env, ["--workers", "2"])
+    process = RouterProcess(tmp_path / "router", config, {**env, **UNHURRIED}, ["--workers", "2"])
     process.command = [sys.executable, "-c", UNDER_MDWE, *process.command]
     with process as router:
         token = (place / "router/admin_token").read_text().strip()
