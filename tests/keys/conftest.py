@@ -1,4 +1,5 @@
-"""A real store and the keys in it."""
+"""A real store and the keys in it. Its answers may take as long as a busy machine needs, but where the bound is what is
+tested."""
 
 from __future__ import annotations
 
@@ -8,8 +9,20 @@ from pathlib import Path
 import pytest
 
 from router.keys import Keys, open_keys
+from router.known import Memory
 from router.ledger import Ledger
+from router.link import Links
 from router.store import Store
+
+PATIENT = 20.0
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ledger.DECISION_LIMIT", "link_node.PATIENCE", "store.ANSWER_LIMIT", "holders.ANSWER_LIMIT"):
+        monkeypatch.setattr(f"router.{name}", PATIENT)
+    monkeypatch.setattr(Memory.fetch, "__defaults__", (PATIENT,))
+    monkeypatch.setattr(Links.ask, "__kwdefaults__", {"limit": PATIENT, "repeat": True})
 
 
 @pytest.fixture

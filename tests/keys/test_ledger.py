@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from router.changes import TeamChange
 from router.credentials import new_credential
 from router.keys import Change, Key, Keys, Listed, describe, open_keys
 from router.known import Known
-from router.ledger import Ask, Ledger
+from router.ledger import DECISION_LIMIT, Ask, Ledger
+from router.link_node import PATIENCE
 from router.records import State, key_name
 from router.store import Store, open_store
 
@@ -97,7 +99,7 @@ async def test_a_change_is_effective_on_the_very_next_call(ledger: Ledger, keys:
 
 async def refused(ledger: Ledger, credential: str) -> str:
     """Call until a call is refused; what is told then."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 ledger.settle(await ledger.reserve(credential, call_id=fresh()))
@@ -107,9 +109,11 @@ async def refused(ledger: Ledger, credential: str) -> str:
 
 
 async def test_a_key_ends_at_its_expiry(ledger: Ledger, keys: Keys) -> None:
-    expiry = int(time.time()) + 2
-    _, credential = await keys.create(Change(name="k", expires_at=expiry))
+    key, credential = await keys.create(Change(name="k", expires_at=int(time.time()) + 3600))
     await ledger.reserve(credential, call_id=fresh())
+    expiry = int(time.time()) + 2
+    keys.clock = lambda: expiry - 2.0  # however long the change takes, it is one for the future
+    await keys.change(key.id, Change(expires_at=expiry))
     assert await refused(ledger, credential) == "This API key has expired."
     assert time.time() >= expiry  # this machine's clock and the store's are the same
 
@@ -118,8 +122,7 @@ async def test_an_old_secret_ends_with_the_overlap(ledger: Ledger, keys: Keys) -
     _, first = await keys.create(Change(name="k"))
     await ledger.reserve(first, call_id=fresh())
     rotated = await keys.rotate("k", 2)
-    for credential in (first, rotated.credential):
-        await ledger.reserve(credential, call_id=fresh())
+    await ledger.reserve(rotated.credential, call_id=fresh())
     assert "newer" in await refused(ledger, first)
     assert rotated.key.old_until is not None
     assert time.time() >= rotated.key.old_until
@@ -183,11 +186,36 @@ def paid(_known: Known, local_only: bool) -> Ask:
     return Ask()
 
 
-async def test_a_frozen_store_refuses_in_time_and_recovers(store: Store, ledger: Ledger, keys: Keys) -> None:
+@pytest.fixture
+def as_it_is(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From now on the bounds are the product's."""
+
+    def bound() -> None:
+        monkeypatch.setattr("router.ledger.DECISION_LIMIT", DECISION_LIMIT)
+        monkeypatch.setattr("router.link_node.PATIENCE", PATIENCE)
+
+    return bound
+
+
+async def test_a_frozen_store_refuses_in_time_and_recovers(
+    store: Store, ledger: Ledger, keys: Keys, as_it_is: Callable[[], None]
+) -> None:
     _, credential = await keys.create(Change(name="k"))
     await ledger.reserve(credential, call_id=fresh())
+    as_it_is()
     pid = store.server_pid
     assert pid is not None
+    late = 0.0
+
+    async def look() -> None:
+        """How late this process was woken at the most: that is not the ledger's time."""
+        nonlocal late
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.005)
+            late = max(late, time.monotonic() - began - 0.005)
+
+    looking = asyncio.create_task(look())
 
     async def call(after: float) -> float:
         await asyncio.sleep(after)
@@ -202,7 +230,8 @@ async def test_a_frozen_store_refuses_in_time_and_recovers(store: Store, ledger:
         waits = await asyncio.gather(*(call(number * 0.02) for number in range(30)))
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert max(waits) < 0.3
+        looking.cancel()
+    assert max(waits) < min(DECISION_LIMIT + 0.1 + 2 * late, 10)
     assert (await ledger.reserve(credential, call_id=fresh())).key.name == "k"
 
 
@@ -213,7 +242,7 @@ async def test_a_killed_store_costs_at_most_a_refusal_and_never_an_entry(
     pid = store.server_pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             with pytest.raises(Unauthorized):
                 await ledger.reserve("junk", call_id=fresh())
@@ -227,11 +256,12 @@ async def test_a_killed_store_costs_at_most_a_refusal_and_never_an_entry(
 async def test_the_last_use_is_noted_to_the_minute(ledger: Ledger, keys: Keys) -> None:
     key, credential = await keys.create(Change(name="k"))
     assert (await keys.get(key.id)).last_used is None
+    began = time.time()
     ledger.settle(await ledger.reserve(credential, call_id=fresh()))
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while (used := (await keys.get(key.id)).last_used) is None:  # noqa: ASYNC110 - written by the store
             await asyncio.sleep(0.01)
-    assert abs(used - time.time()) < 70
+    assert began // 60 * 60 <= used <= time.time()
     shown = describe(Listed(key, key.created - 59), time.time())
     assert shown["last_used"] == shown["created"], "a use is not shown before the key was made"
 
@@ -256,11 +286,12 @@ async def test_a_record_that_cannot_be_read_refuses(store: Store, keys: Keys, le
         await ledger.reserve(credential, call_id=fresh())
 
 
-async def test_a_store_that_is_not_there_refuses_in_time(tmp_path: Path) -> None:
+async def test_a_store_that_is_not_there_refuses_in_time(tmp_path: Path, as_it_is: Callable[[], None]) -> None:
+    as_it_is()
     store = await open_store(f"unix://{tmp_path}/nobody.sock", tmp_path)
     keys = await open_keys(store, tmp_path, {})
     ledger = Ledger(store, keys)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(15):  # connecting has two seconds
         with pytest.raises(StoreUnavailable):
             await ledger.reserve(new_credential("0" * 12), call_id=fresh())
     await ledger.close()

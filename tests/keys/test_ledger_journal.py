@@ -39,14 +39,14 @@ async def test_no_call_is_taken_whose_settlement_could_be_lost(
         try:
             for hold in holds:
                 ledger.settle(hold, Bill(1, 10, 10, ("m\tp\tcalls", 1)))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not ledger.journal.full:  # noqa: ASYNC110 - settlements wait for the store first
                     await asyncio.sleep(0.02)
             with pytest.raises(StoreUnavailable, match="settlements"):
                 await ledger.reserve(credential, call_id="more", prepare=ask)
         finally:
             os.kill(pid, signal.SIGCONT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(ledger.journal):  # noqa: ASYNC110 - the store takes them when it is back
                 await asyncio.sleep(0.02)
         ledger.settle(await ledger.reserve(credential, call_id="after", prepare=ask))
@@ -71,7 +71,7 @@ async def test_an_end_while_the_store_stands_still_keeps_what_it_owes(store: Sto
     second = Ledger(store, keys, data_dir=tmp_path)
     try:
         assert len(second.journal) == 1
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(second.journal):  # noqa: ASYNC110 - likewise
                 await asyncio.sleep(0.02)
     finally:

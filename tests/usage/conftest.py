@@ -120,11 +120,12 @@ async def used(store: Store, keys: Keys) -> tuple[Key, Key]:
     """Two keys of two teams, used just now."""
     ledger = Ledger(store)
     found = []
+    now = time.time()  # one hour and one day for all of it
     for name, team in (("ann", "research"), ("=cmd()", "-ops")):
         key, _ = await keys.create(Change(name=name, team=team))
         ledger.zones[key.team] = "UTC"
-        await ledger.use(key.team, key.id, time.time(), in_=100, out=10, cost=5)
-        await ledger.use(key.team, key.id, time.time(), "kimi-k2", "kimi", in_=1, out=1, errors=1)
+        await ledger.use(key.team, key.id, now, in_=100, out=10, cost=5)
+        await ledger.use(key.team, key.id, now, "kimi-k2", "kimi", in_=1, out=1, errors=1)
         row = {"id": f"call of {name}", "time": time.time(), "key": key.id, "model": "gpt-4o"}
         await cast("Any", store.redis).xadd(recent_name(key.team), {"r": json.dumps(row)})
         found.append(key)

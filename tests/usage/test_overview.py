@@ -287,7 +287,10 @@ async def test_a_full_store_is_read_all_the_same(keys: Keys, calls: Calls, overv
         await calls.store.run("CONFIG", "SET", "maxmemory", 0)
 
 
-async def test_who_is_about_to_sign_in_finds_the_numbers_read(keys: Keys, calls: Calls, overviews: Overviews) -> None:
+async def test_who_is_about_to_sign_in_finds_the_numbers_read(
+    keys: Keys, calls: Calls, overviews: Overviews, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "FRESH", 60.0)
     ann, _ = await keys.create(Change(name="ann"))
     await calls.settle(ann)
     overviews.warm()
