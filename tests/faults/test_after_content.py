@@ -21,8 +21,8 @@ FAULTS = {
     "content-then-cut": ("cloud", "provider_broken"),
     "content-then-end": ("cloud", "provider_broken"),
     "content-then-close": ("cloud", "provider_broken"),
-    "content-then-silence": ("hasty", "provider_timeout"),
-    "content-then-comments": ("hasty", "provider_timeout"),
+    "content-then-silence": ("bustling", "provider_timeout"),
+    "content-then-comments": ("bustling", "provider_timeout"),
     "content-then-huge-line": ("cloud", "provider_broken"),
 }
 
@@ -41,7 +41,7 @@ def test_the_stream_ends_with_an_error(
     provider, outcome = FAULTS[script]
     model = fresh(script)
     before = len(local.calls)
-    reply = client.ask(dialect, f"{provider}/{model}", stream=True)
+    reply = client.listen(dialect, f"{provider}/{model}", cloud.until_told(model), PART)
     assert reply.status == 200
     assert reply.headers["x-switchyard-provider"] == provider
     told = dialect.read(reply, stream=True)
@@ -82,10 +82,15 @@ def test_the_callers_own_deadline(client: Client, stream: bool, fresh: Callable[
         assert reply.status == 504, reply
         assert reply.headers["x-switchyard-attempts"] == "1"
     assert 0.25 < reply.seconds < 10
-    late = client.ask(dialect, f"cloud/{fresh('endless-slow')}", stream=True, headers={"x-switchyard-timeout": "0.3"})
+
+
+def test_the_callers_own_deadline_in_mid_stream(client: Client, fresh: Callable[[str], str]) -> None:
+    dialect = CLIENTS[0]
+    late = client.ask(dialect, f"cloud/{fresh('endless-slow')}", stream=True, headers={"x-switchyard-timeout": "2"})
     told = dialect.read(late, stream=True)
+    assert told.text.startswith(PART)
     assert told.error
-    assert late.seconds < 10
+    assert 1.9 < late.seconds < 10
 
 
 @pytest.mark.parametrize("value", ["", "0", "-1", "nan", "inf", "1e9", "soon"])

@@ -8,7 +8,7 @@ import pytest
 
 from tests.simulators.client import CLIENTS, OPENAI, Client, ClientDialect
 from tests.simulators.dialects import SECRET
-from tests.simulators.router import HASTY, KEY_VARIABLE, PATIENT, RouterProcess, providers
+from tests.simulators.router import BUSTLING, HASTY, KEY_VARIABLE, PATIENT, UNHURRIED, RouterProcess, providers
 from tests.simulators.scripts import ANSWER, PART
 from tests.simulators.server import Simulator
 
@@ -23,10 +23,10 @@ def vendors(module_serve: Callable[..., RouterProcess], cloud: Simulator, local:
     key = f"${{{KEY_VARIABLE}}}"
     rows = {}
     for vendor, url in (("ollama", cloud.url), ("gemini", f"{cloud.url}/v1beta")):
-        for pace, timeouts in (("", PATIENT), ("-hasty", HASTY)):
+        for pace, timeouts in (("", PATIENT), ("-hasty", HASTY), ("-bustling", BUSTLING)):
             row = {"vendor": vendor, "base_url": url, "api_key": key, "timeouts": dict(timeouts)}
             rows[vendor + pace] = row | ({"local": False} if vendor == "ollama" else {})
-    router = module_serve(providers(cloud.url, local.url, **rows))
+    router = module_serve(providers(cloud.url, local.url, **rows), UNHURRIED)
     return Client(router.port, router.key)
 
 
@@ -89,8 +89,8 @@ def test_after_content(
     vendors: Client, cloud: Simulator, vendor: str, dialect: ClientDialect, script: str, fresh: Fresh
 ) -> None:
     model = fresh(script)
-    provider = f"{vendor}-hasty" if script.endswith("silence") else vendor
-    reply = vendors.ask(dialect, f"{provider}/{model}", stream=True)
+    provider = f"{vendor}-bustling" if script.endswith("silence") else vendor
+    reply = vendors.listen(dialect, f"{provider}/{model}", cloud.until_told(model), PART)
     assert reply.headers["x-switchyard-provider"] == provider
     told = dialect.read(reply, stream=True)
     assert told.text == PART

@@ -89,7 +89,7 @@ def test_providers_that_take_no_calls_and_why(house: House) -> None:
     until(lambda: house.gauge("switchyard_provider_down") == down)
     up = house.gauge("switchyard_provider_up")
     assert up == {(name,): float(name not in {away for away, _ in down}) for (name,) in up}
-    assert {name for (name,), value in up.items() if value} == {"cloud", "hasty", "local", "narrow"}
+    assert {name for (name,), value in up.items() if value} == {"cloud", "hasty", "bustling", "local", "narrow"}
     info = house.gauge("switchyard_provider_info")
     assert {name for _, name, _ in info} == {name for (name,) in up}, "labels come in order of their names"
     assert {(name, local, vendor) for local, name, vendor in info} >= {

@@ -9,7 +9,7 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -173,7 +173,26 @@ class Client:
     ) -> Reply:
         return self.request("POST", dialect.path, dialect.body(model, stream=stream, **more), headers)
 
-    def raw(self, data: bytes, *, seconds: float = 5.0, half_close: bool = False) -> bytes:
+    def listen(
+        self,
+        dialect: ClientDialect,
+        model: str,
+        heard: Callable[[], object],
+        mark: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """A streamed call. `heard` is called when `mark` has come, or at the end of an answer without it."""
+        began = time.monotonic()
+        with self.open("POST", dialect.path, dialect.body(model, stream=True), headers) as answer:
+            data = b""
+            while mark.encode() not in data and (part := answer.read1(65536)):
+                data += part
+            heard()
+            data += answer.read()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return Reply(answer.status, found, data, time.monotonic() - began)
+
+    def raw(self, data: bytes, *, seconds: float = 15.0, half_close: bool = False) -> bytes:
         """Send bytes as they are; everything that comes until the router closes or `seconds` pass."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as link:
             try:

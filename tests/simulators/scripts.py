@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Final
 
 from tests.simulators.dialects import SECRET, dialect_of
@@ -16,8 +17,8 @@ from tests.simulators.server import Exchange, Script, Simulator
 ANSWER = "Good day from the simulator, 你好."
 """What `answer` says."""
 PIECES = ("Good day ", "from the ", "simulator, ", "你好.")
-PAUSE = 0.05
-"""Seconds between the first content and the fault that follows it."""
+PAUSE = 0.3
+"""Seconds between the first content and the fault that follows it, where no test tells that the content has come."""
 PART = "Only the beginning"
 """What comes before the fault, in scripts that fail after content."""
 
@@ -95,40 +96,45 @@ async def role_then_garbage(x: Exchange) -> None:
 
 
 async def _begin(x: Exchange) -> None:
-    """A stream's head and its first content, and time to have it delivered: a fault in the same read of the router
-    still counts as one before the content."""
+    """A stream's head and its first content."""
     await x.open_stream()
     await x.chunk(x.dialect.opening(x.request))
     await x.chunk(x.dialect.content(x.request, PART))
-    await asyncio.sleep(PAUSE)
+
+
+async def _begin_and_wait(x: Exchange) -> None:
+    """As before, and time to have it delivered: a fault in the same read of the router still counts as one before the
+    content."""
+    await _begin(x)
+    await x.heard(PAUSE)
 
 
 async def content_then_garbage(x: Exchange) -> None:
-    await _begin(x)
+    await _begin_and_wait(x)
     await x.chunk(x.dialect.garbage())
     await x.peer.until_gone(2)
 
 
 async def content_then_error(x: Exchange) -> None:
-    await _begin(x)
+    await _begin_and_wait(x)
     await x.chunk(x.dialect.stream_error(complaint(x)))
     await x.end_chunks()
 
 
 async def content_then_reset(x: Exchange) -> None:
-    await _begin(x)
+    await _begin_and_wait(x)
     x.peer.reset()
 
 
 async def content_then_cut(x: Exchange) -> None:
     """The connection closes in the middle of the chunked body."""
-    await _begin(x)
+    await _begin_and_wait(x)
     x.peer.close()
 
 
 async def content_then_end(x: Exchange) -> None:
     """The body ends in good order, but the answer has no finish and no end mark."""
-    await _begin(x)
+    await _begin_and_wait(x)
     await x.end_chunks()
 
 
@@ -136,7 +142,7 @@ async def content_then_close(x: Exchange) -> None:
     """As before, in a body that the closing of the connection ends."""
     await x.head(200, {"content-type": x.dialect.stream_type, "connection": "close"})
     await x.send(x.dialect.opening(x.request) + x.dialect.content(x.request, PART))
-    await asyncio.sleep(PAUSE)
+    await x.heard(PAUSE)
     x.peer.close()
 
 
@@ -216,7 +222,7 @@ async def huge_line(x: Exchange) -> None:
 
 
 async def content_then_huge_line(x: Exchange) -> None:
-    await _begin(x)
+    await _begin_and_wait(x)
     await x.chunk(x.dialect.content(x.request, "").rstrip()[:-40])
     for _ in range(160):
         await x.chunk(b"x" * 65536)
@@ -270,11 +276,16 @@ async def true_gzip(x: Exchange) -> None:
     await x.answer(200, body, {"content-encoding": "gzip"})
 
 
+@cache
+def _packed_zeros() -> bytes:
+    """100 MB of zeros in 100 KB of gzip: packed once, since it takes a second."""
+    packer = zlib.compressobj(9, wbits=31)
+    return b"".join(packer.compress(bytes(1 << 20)) for _ in range(100)) + packer.flush()
+
+
 async def bomb(x: Exchange) -> None:
     """100 MB of zeros in 100 KB of gzip."""
-    packer = zlib.compressobj(9, wbits=31)
-    body = b"".join(packer.compress(bytes(1 << 20)) for _ in range(100)) + packer.flush()
-    await x.answer(200, body, {"content-encoding": "gzip"})
+    await x.answer(200, await asyncio.to_thread(_packed_zeros), {"content-encoding": "gzip"})
 
 
 async def answer_then_close(x: Exchange) -> None:

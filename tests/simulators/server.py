@@ -187,6 +187,16 @@ class Exchange:
     async def send(self, data: bytes) -> None:
         await self.peer.send(data)
 
+    async def heard(self, otherwise: float) -> None:
+        """Wait until the client has what was sent so far, where its test tells (see `Simulator.until_told`), else for
+        `otherwise` seconds."""
+        told = self.peer.simulator.told.get(self.request.model)
+        if told is None:
+            await asyncio.sleep(otherwise)
+            return
+        while not told.is_set() and not self.peer.gone.is_set():  # noqa: ASYNC110 - another thread tells
+            await asyncio.sleep(0.002)
+
     async def head(self, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         """Status line and headers as given, nothing added."""
         await self.send(head(status, headers or {}))
@@ -231,6 +241,8 @@ class Simulator:
         self.peers: list[Peer] = []
         self.failures: list[BaseException] = []
         """Bugs of scripts: a test that sees one is wrong about what it tested."""
+        self.told: dict[str, threading.Event] = {}
+        """What scripts wait for before they go on, by model: see `until_told`."""
         self.host = "127.0.0.1"
         self.port = 0
         self._dialects = dialects
@@ -267,6 +279,11 @@ class Simulator:
         assert self._loop is not None
         for peer in self.peers:
             self._loop.call_soon_threadsafe(peer.close)
+
+    def until_told(self, model: str) -> Callable[[], None]:
+        """Let the script for a model stop after its first content, until what is given here is called."""
+        told = self.told[model] = threading.Event()
+        return told.set
 
     def asked(self, model: str) -> list[Request]:
         """The requests for one model, by the name that was sent."""

@@ -49,7 +49,8 @@ class Script(Struct):
     pieces: list[bytes]
     framing: str
     hold: asyncio.Event | None = None
-    """Awaited after the first piece."""
+    """Awaited when `hold_at` bytes of the body have been sent."""
+    hold_at: int = 0
     line: str = ""
     seen: dict[str, str] = {}
     body: bytes = b""
@@ -99,13 +100,15 @@ class Upstream:
             headers["connection"] = "close"
         text = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         writer.write(f"HTTP/1.1 {script.status} As Scripted\r\n{text}\r\n".encode())
-        for number, piece in enumerate(script.pieces):
+        sent = 0
+        for piece in script.pieces:
+            sent += len(piece)
             writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if script.framing == "chunked" else piece)
             await writer.drain()
             # Let the router read before the next piece, else the kernel hands it several at once.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            if number == 0 and script.hold is not None:
+            if script.hold is not None and sent >= script.hold_at:
                 async with asyncio.timeout(15):
                     await script.hold.wait()
         if script.framing == "chunked":
@@ -167,11 +170,13 @@ class Replay:
         provider = _provider(case.folder.parent.name, spec, self.upstream.port)
         script = self.upstream.script = _script(case, spec, call.stream, size, framing)
         got = Client()
-        if wanted.error is not None and wanted.status == 200 and size == 0:
-            # With the failure in the first piece there would be nothing to send: it comes after the first content.
-            whole = script.pieces[0]
+        if wanted.error is not None and wanted.status == 200:
+            # With the failure in the same read there would be nothing to send: it comes after the first content.
+            whole = b"".join(script.pieces)
             cut = _first_content(provider.vendor, wire, call, model, whole)
-            script.pieces, script.hold = [piece for piece in (whole[:cut], whole[cut:]) if piece], got.started
+            if size == 0:
+                script.pieces = [piece for piece in (whole[:cut], whole[cut:]) if piece]
+            script.hold, script.hold_at = got.started, cut
         target = Target(provider, model)
         trace = Trace(REQUEST_ID, CREATED, time.monotonic(), wire.name, call.op, call)
         task = asyncio.current_task()
