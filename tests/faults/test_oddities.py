@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.simulators.client import CLIENTS, OPENAI, Client
-from tests.simulators.router import KEY_VARIABLE, RouterProcess, providers
+from tests.simulators.router import KEY_VARIABLE, UNHURRIED, RouterProcess, providers
 from tests.simulators.scripts import ANSWER
 from tests.simulators.server import Exchange, Simulator
 
@@ -79,7 +79,7 @@ def test_everything_is_down(module_serve: Callable[..., RouterProcess], local: S
     config = providers(f"http://127.0.0.1:{refused_port()}", f"http://127.0.0.1:{refused_port()}")
     row = {"vendor": "openai-compatible", "base_url": "http://no-such-host.invalid/v1", "timeouts": {"connect": 1}}
     config["providers"]["nowhere"] = {**row, "api_key": f"${{{KEY_VARIABLE}}}"}
-    router = module_serve(config)
+    router = module_serve(config, UNHURRIED)
     client = Client(router.port, router.key)
     for model in ("chat", "nowhere/x"):
         for dialect in CLIENTS:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.simulators.client import OPENAI, Client, Reply
-from tests.simulators.router import RouterProcess, providers
+from tests.simulators.router import UNHURRIED, RouterProcess, providers
 from tests.simulators.scripts import PART
 from tests.simulators.server import Simulator
 
 
 @pytest.fixture(scope="module")
 def reloading(module_serve: Callable[..., RouterProcess], cloud: Simulator, local: Simulator) -> RouterProcess:
-    return module_serve(providers(cloud.url, local.url))
+    return module_serve(providers(cloud.url, local.url), UNHURRIED)
 
 
 @pytest.fixture
@@ -113,10 +112,6 @@ def test_a_stream_survives_the_removal_of_its_provider(
 
 def test_many_reloads_lose_no_call(reloading: RouterProcess, good: dict[str, Any]) -> None:
     client = client_of(reloading)
-    until = time.monotonic() + 1
-    calls = 0
-    while time.monotonic() < until:
+    for _ in range(30):
         reloading.process.send_signal(signal.SIGHUP)
         assert client.ask(OPENAI, "chat", stream=False).status == 200
-        calls += 1
-    assert calls > 10

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.simulators.client import CLIENTS, OPENAI, Client, ClientDialect, Reply
-from tests.simulators.router import RouterProcess, providers
+from tests.simulators.router import UNHURRIED, RouterProcess, providers
 from tests.simulators.scripts import PART
 from tests.simulators.server import Simulator
 from tests.simulators.waiting import until
@@ -70,7 +70,7 @@ class Running:
             assert told.error is not None
             assert "shutting down" in told.error
             assert not told.complete
-        self._thread.join(5)
+        self._thread.join(60)
         (reply,) = self.whole
         assert reply.status == 503
         assert "shutting down" in OPENAI.error_of(reply)
@@ -80,7 +80,7 @@ class Running:
 def test_streams_that_outlast_the_drain(
     serve: Serve, cloud: Simulator, local: Simulator, fresh: Fresh, number: signal.Signals
 ) -> None:
-    router = serve(config(cloud, local, 0.6))
+    router = serve(config(cloud, local, 0.6), UNHURRIED)
     with ExitStack() as stack:
         running = Running(router, cloud, fresh, stack)
         family = router.family()
@@ -89,7 +89,7 @@ def test_streams_that_outlast_the_drain(
         router.process.send_signal(number)
         until(lambda: refuses(router.port))
         running.check()
-        assert router.wait(20) == 0
+        assert router.wait(60) == 0
         assert 0.5 < time.monotonic() - began < 20
         assert router.family() == []
     for model in running.models:
@@ -101,59 +101,59 @@ def test_streams_that_outlast_the_drain(
 def test_a_call_that_ends_in_time_is_not_disturbed(
     serve: Serve, cloud: Simulator, local: Simulator, fresh: Fresh
 ) -> None:
-    router = serve(config(cloud, local, 60.0))
+    router = serve(config(cloud, local, 60.0), UNHURRIED)
     client = Client(router.port, router.key)
     with client.open("POST", OPENAI.path, OPENAI.body(f"cloud/{fresh('slow')}", stream=True)) as answer:
         seen = answer.read1(65536)
         router.process.send_signal(signal.SIGTERM)
         told = OPENAI.read(Reply(200, {}, seen + answer.read(), 0.0), stream=True)
         assert told.complete
-        assert router.wait(20) == 0, "the drain waited for nobody"
+        assert router.wait(60) == 0, "the drain waited for nobody"
 
 
 def test_the_second_signal_ends_at_once(serve: Serve, cloud: Simulator, local: Simulator, fresh: Fresh) -> None:
-    router = serve(config(cloud, local, 60.0))
+    router = serve(config(cloud, local, 60.0), UNHURRIED)
     with ExitStack() as stack:
         running = Running(router, cloud, fresh, stack)
         router.process.send_signal(signal.SIGINT)
         router.wait_line("waiting up to", router.err)
         router.process.send_signal(signal.SIGINT)
         running.check()
-        assert router.wait(20) == 0
+        assert router.wait(60) == 0
     assert router.family() == []
 
 
 def test_an_idle_router_ends_at_once(serve: Serve, cloud: Simulator, local: Simulator) -> None:
     """Idle keep-alive connections of clients and to providers hold nothing up."""
-    router = serve(config(cloud, local, 60.0))
+    router = serve(config(cloud, local, 60.0), UNHURRIED)
     client = Client(router.port, router.key)
     with socket.create_connection(("127.0.0.1", router.port)) as idle:
         idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert idle.recv(65536).startswith(b"HTTP/1.1 200")
         assert client.ask(OPENAI, "cloud/answer", stream=False).status == 200
-        assert router.stop(seconds=20) == 0
+        assert router.stop(seconds=30) == 0
     assert router.family() == []
 
 
 def test_several_workers(serve: Serve, cloud: Simulator, local: Simulator, fresh: Fresh) -> None:
-    router = serve(config(cloud, local, 0.5), None, ["--workers", "2"])
+    router = serve(config(cloud, local, 0.5), UNHURRIED, ["--workers", "2"])
     with ExitStack() as stack:
         running = Running(router, cloud, fresh, stack)
         router.process.send_signal(signal.SIGTERM)
         running.check()
-        assert router.wait(20) == 0
+        assert router.wait(60) == 0
     assert router.family() == []
 
 
 def test_a_killed_router_leaves_no_process(serve: Serve, cloud: Simulator, local: Simulator) -> None:
     """SIGKILL: the store's process does not live on, and the next start with the same data works."""
-    router = serve(config(cloud, local, 1.0))
+    router = serve(config(cloud, local, 1.0), UNHURRIED)
     router.process.kill()
     with pytest.raises(AssertionError):
         # -9 is what it ends with; the fixture need not stop it again.
-        assert router.wait(20) == 0
+        assert router.wait(60) == 0
     until(lambda: not router.family())
-    again = RouterProcess(router.directory, config(cloud, local, 1.0))
+    again = RouterProcess(router.directory, config(cloud, local, 1.0), UNHURRIED)
     with again:
         client = Client(again.port, router.key)
         assert client.ask(OPENAI, "cloud/answer", stream=False).status == 200, "the first start's key is still good"

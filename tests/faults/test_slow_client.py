@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.simulators.client import OPENAI, Client
-from tests.simulators.router import RouterProcess, providers
+from tests.simulators.router import UNHURRIED, RouterProcess, providers
 from tests.simulators.server import Exchange, Simulator
 
-STALL = 1.0
+STALL = 2.0
 """`write_stall_seconds` of this router."""
 
 
 @pytest.fixture(scope="module")
 def stalling(module_serve: Callable[..., RouterProcess], cloud: Simulator, local: Simulator) -> RouterProcess:
     config = providers(cloud.url, local.url)
-    return module_serve({**config, "server": {"limits": {"write_stall_seconds": STALL}}})
+    return module_serve({**config, "server": {"limits": {"write_stall_seconds": STALL}}}, UNHURRIED)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def deaf(stalling: RouterProcess) -> Iterator[Callable[[str], socket.socket]]:
     def post(model: str) -> socket.socket:
         link = socket.socket()
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
-        link.settimeout(10)
+        link.settimeout(60)
         link.connect(("127.0.0.1", stalling.port))
         links.append(link)
         link.sendall(client.post_bytes(OPENAI.path, json.dumps(OPENAI.body(model, stream=True)).encode()))

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import gzip
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.simulators.client import CLIENTS, OLLAMA, OPENAI, Client, ClientDialect, Reply, replies
-from tests.simulators.router import RouterProcess, providers
+from tests.simulators.router import UNHURRIED, RouterProcess, providers
 from tests.simulators.server import Simulator
 
 SECONDS = 1.0
-"""Upper bound for a refusal; 100 ms is what it should take, and what it takes on an idle machine."""
+"""Upper bound for the processor time of a refusal, in which nobody else is served; 100 ms is what it should take, and
+what it takes on an idle machine."""
+SOON = 10.0
+"""Upper bound until it is there, also on a busy machine."""
 DIALECTS = pytest.mark.parametrize("dialect", CLIENTS, ids=lambda dialect: dialect.name)
 
 
 @pytest.fixture(autouse=True)
-def _the_next_request_is_fine(client: Client) -> Any:
+def _the_next_request_is_fine(router: RouterProcess, client: Client) -> Any:
+    before = router.worked()
     yield
+    worked = router.worked() - before
+    print(f"{worked:.2f} s of work")
+    assert worked < SECONDS
     assert client.ask(OPENAI, "chat", stream=False).status == 200
 
 
 def post(client: Client, dialect: ClientDialect, body: bytes, **headers: str) -> Reply:
-    began = time.monotonic()
     reply = client.request("POST", dialect.path, body, {name.replace("_", "-"): text for name, text in headers.items()})
-    seconds = time.monotonic() - began
-    print(f"{reply.status} in {seconds * 1000:.1f} ms")
-    assert seconds < SECONDS
+    print(f"{reply.status} in {reply.seconds * 1000:.1f} ms")
+    assert reply.seconds < SOON
     return reply
 
 
@@ -202,7 +206,7 @@ def test_a_missing_or_wrong_key(client: Client, dialect: ClientDialect, headers:
     for text in headers.values():
         secret = text.rpartition(" ")[2]
         assert len(secret) < 7 or secret not in reply.body.decode()
-    assert reply.seconds < SECONDS
+    assert reply.seconds < SOON
 
 
 @DIALECTS
@@ -230,7 +234,7 @@ def test_every_place_for_a_key(client: Client) -> None:
 def small(module_serve: Callable[..., RouterProcess], cloud: Simulator, local: Simulator) -> RouterProcess:
     """A router that takes bodies of at most 64 KB."""
     config = providers(cloud.url, local.url)
-    return module_serve({**config, "server": {"limits": {"max_body_bytes": 65536}}})
+    return module_serve({**config, "server": {"limits": {"max_body_bytes": 65536}}}, UNHURRIED)
 
 
 @DIALECTS
@@ -259,7 +263,7 @@ def test_it_is_refused_before_it_comes(small: RouterProcess) -> None:
     client = Client(small.port, small.key)
     head = f"POST {OPENAI.path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {small.key}\r\n"
     for announced in ("10000000000", "9" * 19, "9" * 30):
-        answer = replies(client.raw(f"{head}Content-Length: {announced}\r\n\r\n".encode(), seconds=2))
+        answer = replies(client.raw(f"{head}Content-Length: {announced}\r\n\r\n".encode()))
         assert [reply.status for reply in answer] in ([413], [400]), announced
 
 
@@ -267,7 +271,7 @@ def test_more_than_announced(small: RouterProcess) -> None:
     """What follows a body of the announced length is another request, and this is none."""
     client = Client(small.port, small.key)
     data = client.post_bytes(OPENAI.path, whole()) + b'{"more": true}' * 10
-    first, *rest = replies(client.raw(data, seconds=3))
+    first, *rest = replies(client.raw(data))
     assert first.status in (200, 400)
     assert [reply.status for reply in rest] in ([], [400])
     assert client.ask(OPENAI, "chat", stream=False).status == 200
@@ -278,7 +282,7 @@ def test_less_than_announced(small: RouterProcess, cloud: Simulator) -> None:
     client = Client(small.port, small.key)
     before = len(cloud.requests)
     head = client.post_bytes(OPENAI.path, whole() + b" " * 100)[:-100]
-    assert client.raw(head, half_close=True, seconds=3) == b"" or True
+    assert client.raw(head, half_close=True) == b"" or True
     assert len(cloud.requests) == before
 
 

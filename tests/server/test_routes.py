@@ -9,7 +9,7 @@ import pytest
 
 from tests.simulators.client import OLLAMA, OPENAI, Client, replies
 from tests.simulators.dialects import SECRET
-from tests.simulators.router import RouterProcess, providers
+from tests.simulators.router import UNHURRIED, RouterProcess, providers
 from tests.simulators.scripts import ANSWER
 from tests.simulators.server import Simulator
 
@@ -164,7 +164,7 @@ def test_the_log_holds_no_prompt_and_no_key(router: RouterProcess, client: Clien
 @pytest.fixture(scope="module")
 def open_to_a_site(module_serve: Callable[..., RouterProcess], cloud: Simulator, local: Simulator) -> Client:
     config = providers(cloud.url, local.url)
-    router = module_serve({**config, "server": {"cors_origins": ["https://chat.example.com"]}})
+    router = module_serve({**config, "server": {"cors_origins": ["https://chat.example.com"]}}, UNHURRIED)
     return Client(router.port, router.key)
 
 
@@ -209,7 +209,7 @@ def door(module_serve: Callable[..., RouterProcess], cloud: Simulator, local: Si
     port = free_port()
     listen = [{"host": "127.0.0.1", "port": free_port()}, {"host": "127.0.0.1", "port": port, "anonymous": "guest"}]
     config["models"]["own"] = {"targets": ["local/llama3.2"]}
-    module_serve({**config, "server": {"listen": listen}})
+    module_serve({**config, "server": {"listen": listen}}, UNHURRIED)
     return Client(port, "")
 
 

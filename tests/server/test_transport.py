@@ -383,14 +383,14 @@ def test_reading_stops_when_nobody_takes(run: Run, host: Simulator) -> None:
     async def use(transport: HttpTransport) -> None:
         response = await transport.open(Route(host.url), ask("endless-body"))
         last = -1
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while last != host.requests[-1].peer.sent or last < HIGH_WATER:
                 last = host.requests[-1].peer.sent
                 await asyncio.sleep(0.2)
         sent.append(last)
-        for _ in range(50):
-            assert await response.read()
-        assert host.requests[-1].peer.sent > last, "it goes on when there is room again"
+        async with asyncio.timeout(15):  # it goes on when there is room again
+            while host.requests[-1].peer.sent == last:
+                assert await response.read()
         response.abort()
 
     run(use)

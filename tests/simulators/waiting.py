@@ -3,8 +3,10 @@ start a process."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 
 def until(true: Callable[[], object], seconds: float = 60.0, what: object = "it") -> float:
@@ -15,3 +17,43 @@ def until(true: Callable[[], object], seconds: float = 60.0, what: object = "it"
         assert time.monotonic() - began < seconds, f"not within {seconds} s: {what() if callable(what) else what}"
         time.sleep(0.02)
     return time.monotonic() - began
+
+
+class Pulse:
+    """Asks for something that needs nothing, again and again: when it took long, the machine or the one who was asked
+    stood still, and whatever else was measured meanwhile took as much longer."""
+
+    RHYTHM = 0.1
+    """Seconds from one answer to the next that are no standstill."""
+
+    def __init__(self, ask: Callable[[], object]) -> None:
+        self._ask = ask
+        self._answers: list[float] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="pulse")
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.02):
+            self._ask()
+            self._answers.append(time.monotonic())
+
+    def __enter__(self) -> Pulse:
+        self._answers.append(time.monotonic())
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(60)
+
+    def standstill(self, since: float, until: float) -> float:
+        """Seconds of all standstills that reach into this time. To be asked when the pulse has ended."""
+        answers = [*self._answers, time.monotonic()]
+        return sum(
+            later - earlier
+            for earlier, later in pairwise(answers)
+            if later - earlier > self.RHYTHM and earlier < until and later > since
+        )
