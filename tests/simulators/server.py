@@ -97,7 +97,7 @@ class Peer(asyncio.Protocol):
     def reset(self) -> None:
         """A RST; what was sent before may be lost on the way."""
         self.closed_by_us = True
-        if self.transport is not None:
+        if self.transport is not None and not self.gone.is_set():
             raw = cast("socket.socket", self.transport.get_extra_info("socket"))
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
