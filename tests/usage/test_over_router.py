@@ -12,8 +12,9 @@ import pytest
 from tests.conftest import Serve
 from tests.simulators import router as routers
 from tests.simulators.client import OLLAMA, OPENAI, Client, Reply
-from tests.simulators.router import RouterProcess
+from tests.simulators.router import UNHURRIED, RouterProcess
 from tests.simulators.server import Simulator
+from tests.simulators.waiting import until
 
 PRICES = {
     "prices": [
@@ -40,7 +41,7 @@ def running(
     unpriced = {"vendor": "openai-compatible", "base_url": f"{cloud.url}/v1", "api_key": "k"}
     config = routers.providers(cloud.url, local.url, unpriced=unpriced)
     config["models"]["half"] = {"targets": ["cloud/role-then-garbage@half"], "fallback": ["down/nobody"]}
-    return module_serve(config | {"prices": {"file": str(prices), "usd_cny": 7}})
+    return module_serve(config | {"prices": {"file": str(prices), "usd_cny": 7}}, UNHURRIED)
 
 
 @pytest.fixture(scope="module")
@@ -72,17 +73,28 @@ def told(client: Client, path: str) -> Any:
     return answer.json
 
 
-def settled(admin: Client, key: str, calls: int, seconds: float = 15.0) -> Any:
+def settled(admin: Client, key: str, calls: int) -> Any:
     """The key's sums once that many calls are in them."""
-    deadline = time.monotonic() + seconds
-    while True:
-        report = told(admin, f"/admin/api/usage?key={key}&group_by=model,provider&since=2d")
-        if report["total"]["calls"] >= calls or time.monotonic() > deadline:
-            assert report["total"]["calls"] == calls, report
-            return report
-        time.sleep(0.02)
+    report: Any = {}
+
+    def there() -> bool:
+        report.update(told(admin, f"/admin/api/usage?key={key}&group_by=model,provider&since=2d"))
+        return bool(report["total"]["calls"] >= calls)
+
+    until(there, what=lambda: report)
+    assert report["total"]["calls"] == calls, report
+    return report
 
 
+@pytest.fixture
+def one_day() -> None:
+    """Calls and looks at today's sums lie on one day (of UTC): where it ends soon, they wait for the next."""
+    left = 86400 - time.time() % 86400
+    if left < 60:
+        time.sleep(left + 0.1)
+
+
+@pytest.mark.usefixtures("one_day")
 def test_sums_are_what_the_simulator_delivered(new_key: NewKey, admin: Client, fresh: Callable[[str], str]) -> None:
     key, client = new_key()
     model, unreachable = fresh("answer"), fresh("answer")
@@ -150,6 +162,7 @@ def limits_of(answer: Any) -> dict[str, Any]:
     return {limit["name"]: limit for limit in answer["limits"]}
 
 
+@pytest.mark.usefixtures("one_day")
 def test_limits_show_what_is_spent(new_key: NewKey, admin: Client, fresh: Callable[[str], str]) -> None:
     limits = {"rpm": 60, "concurrency": 4, "budget": {"total": "2usd", "month": "100cny"}, "max_requests": 50}
     team = admin.request("POST", "/admin/api/teams", {"name": "limits show", "limits": {"budget": {"day": "1usd"}}})
@@ -181,6 +194,7 @@ def test_limits_show_what_is_spent(new_key: NewKey, admin: Client, fresh: Callab
         assert told(client, path) == {"object": "list", "total_usage": 2.6}
 
 
+@pytest.mark.usefixtures("one_day")
 def test_balance_without_limits(new_key: NewKey, admin: Client, fresh: Callable[[str], str]) -> None:
     key, client = new_key()
     assert client.ask(OPENAI, f"cloud/{fresh('answer')}", stream=False).status == 200
