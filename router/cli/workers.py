@@ -20,6 +20,7 @@ VARIABLE = "SWITCHYARD_WORKER_SOCKETS"
 """Set for a worker: the numbers of the listening sockets that it inherits."""
 STEADY_SECONDS = 10.0
 """A worker that lived this long is replaced at once; one that dies sooner after a pause that grows."""
+FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 10.0
 
 
@@ -84,7 +85,7 @@ class Workers:
                 process.send_signal(signal.SIGHUP)
 
     async def _keep(self, number: int, process: asyncio.subprocess.Process) -> None:
-        pause = 0.2
+        pause = FIRST_PAUSE
         while True:
             began = time.monotonic()
             code = await process.wait()
@@ -96,7 +97,8 @@ class Workers:
                 if self._stopping.is_set():
                     return
                 log.warning("%s; starting another", why)
-                pause = 0.2 if time.monotonic() - began > STEADY_SECONDS else min(pause * 2, LONGEST_PAUSE)
+                steady = time.monotonic() - began > STEADY_SECONDS
+                pause = FIRST_PAUSE if steady else min(pause * 2, LONGEST_PAUSE)
                 try:
                     async with asyncio.timeout(pause):
                         await self._stopping.wait()
