@@ -18,7 +18,7 @@ from router.metric_table import FAMILIES
 from router.metrics import Metrics
 from tests.router.test_metric_text import promtool, scraped
 from tests.simulators.client import CLIENTS, OPENAI, Client
-from tests.simulators.router import RouterProcess, providers
+from tests.simulators.router import UNHURRIED, RouterProcess, providers
 from tests.simulators.server import Simulator
 from tests.simulators.waiting import until
 
@@ -69,7 +69,7 @@ def counted(module_serve: Serve, cloud: Simulator, local: Simulator) -> Client:
     config["providers"]["shut"] = {"vendor": "openai", "enabled": False}
     config["models"]["closed"] = {"targets": ["shut/x"], "fallback": []}
     config["models"]["closed-*"] = {"targets": ["shut/*"], "fallback": []}
-    router = module_serve(config)
+    router = module_serve(config, UNHURRIED)
     client = Client(router.port, router.key)
     for model in ("closed", "closed-5"):
         assert client.ask(OPENAI, model, stream=False).status == 503

@@ -11,7 +11,7 @@ import pytest
 from router.throttle import BURST
 from tests.router.test_serve import failed
 from tests.simulators.client import OPENAI, Client
-from tests.simulators.router import RouterProcess, providers
+from tests.simulators.router import UNHURRIED, RouterProcess, providers
 from tests.simulators.server import Simulator, free_port
 from tests.simulators.waiting import until
 
@@ -34,7 +34,7 @@ def config(cloud: Simulator, local: Simulator) -> dict[str, Any]:
 
 
 def test_a_token_is_asked_for_where_one_is_set(serve: Serve, config: dict[str, Any]) -> None:
-    router = serve({**config, "server": {"metrics": {"token": TOKEN}}})
+    router = serve({**config, "server": {"metrics": {"token": TOKEN}}}, UNHURRIED)
     assert status(router.port, "/metrics") == 401
     assert status(router.port, "/metrics", bearer("another")) == 401
     assert status(router.port, "/metrics", bearer("clé")) == 401
@@ -53,7 +53,7 @@ def test_a_token_is_asked_for_where_one_is_set(serve: Serve, config: dict[str, A
 
 def test_wrong_tokens_are_counted_together_with_those_of_the_admin_api(serve: Serve, config: dict[str, Any]) -> None:
     server = {"trusted_proxies": ["127.0.0.0/8"], "metrics": {"token": TOKEN}}
-    router = serve({**config, "server": server})
+    router = serve({**config, "server": server}, UNHURRIED)
 
     def ask(path: str, token: str | None, address: str) -> int:
         told = {"X-Forwarded-For": address}
@@ -64,16 +64,20 @@ def test_wrong_tokens_are_counted_together_with_those_of_the_admin_api(serve: Se
     guesses = [ask("/metrics", f"wrong-{number}", stranger) for number in range(3 * BURST)]
     assert guesses[:BURST] == [401] * BURST
     assert guesses.count(429) > BURST
-    assert ask("/admin/api/keys", "wrong", stranger) == 429
+    # Of three, since a guess may be given back meanwhile.
+    assert 429 in {ask("/admin/api/keys", "wrong", stranger) for _ in range(3)}
     assert ask("/metrics", "wrong", neighbour) == 401
     for address in (stranger, neighbour):
         assert ask("/metrics", TOKEN, address) == ask("/metrics", router.admin_token, address) == 200
-    reply = Client(router.port, "").request("GET", "/metrics", headers=bearer("wrong", {"X-Forwarded-For": stranger}))
-    assert (reply.json["error"]["code"], int(reply.headers["retry-after"]) > 0) == ("too_many_attempts", True)
+    headers = bearer("wrong", {"X-Forwarded-For": stranger})
+    replies = [Client(router.port, "").request("GET", "/metrics", headers=headers) for _ in range(3)]
+    refused = [reply for reply in replies if reply.json["error"]["code"] == "too_many_attempts"]
+    assert refused
+    assert all(int(reply.headers["retry-after"]) > 0 for reply in refused)
 
 
 def test_the_scheme_has_no_case(serve: Serve, config: dict[str, Any]) -> None:
-    router = serve({**config, "server": {"metrics": {"token": TOKEN}}})
+    router = serve({**config, "server": {"metrics": {"token": TOKEN}}}, UNHURRIED)
     for scheme in ("bearer", "BEARER", "Bearer "):
         assert status(router.port, "/metrics", {"Authorization": f"{scheme} {TOKEN}"}) == 200
     assert status(router.port, "/metrics", {"Authorization": f"Basic {TOKEN}"}) == 401
@@ -81,7 +85,7 @@ def test_the_scheme_has_no_case(serve: Serve, config: dict[str, Any]) -> None:
 
 def test_pages_in_a_browser_read_nothing(serve: Serve, config: dict[str, Any]) -> None:
     """Neither under another name of this address (DNS rebinding), nor as a page that may make calls."""
-    router = serve({**config, "server": {"cors_origins": ["*"]}})
+    router = serve({**config, "server": {"cors_origins": ["*"]}}, UNHURRIED)
     page = "https://evil.example"
     for headers in ({"Host": "evil.example"}, {"Host": f"evil.example:{router.port}"}, {"Origin": page}):
         assert status(router.port, "/metrics", headers) == 401, headers
@@ -101,7 +105,7 @@ def test_pages_in_a_browser_read_nothing(serve: Serve, config: dict[str, Any]) -
 
 
 def test_without_a_token_only_this_machine_reads(serve: Serve, config: dict[str, Any]) -> None:
-    router = serve(config)
+    router = serve(config, UNHURRIED)
     assert status(router.port, "/metrics") == 200
     assert status(router.port, "/metrics", FROM_ELSEWHERE) == 401
     assert status(router.port, "/metrics", bearer(router.admin_token, FROM_ELSEWHERE)) == 200
@@ -111,11 +115,11 @@ def test_without_a_token_only_this_machine_reads(serve: Serve, config: dict[str,
 def test_a_listener_of_its_own(serve: Serve, config: dict[str, Any], workers: int) -> None:
     port = free_port()
     server = {"metrics": {"listen": {"host": "127.0.0.1", "port": port}}}
-    router = serve({**config, "server": server}, None, ["--workers", str(workers), "--no-log"])
+    router = serve({**config, "server": server}, UNHURRIED, ["--workers", str(workers), "--no-log"])
     assert f"  metrics      http://127.0.0.1:{port}/metrics" in router.out
     Client(router.port, router.key).ask(OPENAI, "chat", stream=False)
-    text = Client(port, "").request("GET", "/metrics").body.decode()
-    assert 'switchyard_requests_total{dialect="openai",route="chat"' in text
+    counted = b'switchyard_requests_total{dialect="openai",route="chat"'
+    until(lambda: counted in Client(port, "").request("GET", "/metrics").body)
     assert status(port, "/healthz") == 200
     assert status(port, "/readyz") == 200
     assert status(port, "/metrics", FROM_ELSEWHERE) == 401
@@ -140,7 +144,7 @@ def test_a_listener_that_is_open_to_all(serve: Serve, config: dict[str, Any]) ->
 
 
 def test_a_listener_whose_port_is_taken(serve: Serve, config: dict[str, Any], tmp_path: Any) -> None:
-    router = serve(config)
+    router = serve(config, UNHURRIED)
     rows = {"server": {"listen": [{"port": free_port()}], "metrics": {"listen": {"port": router.port}}}}
     code, said = failed(tmp_path, {**rows, "data_dir": str(tmp_path / "data"), "providers": {}})
     assert code != 0

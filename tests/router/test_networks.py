@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from router.networks import MOST_HOPS, UNKNOWN, allowed, client_address, contains, is_local, network_problem
 from tests.simulators.client import Client
-from tests.simulators.router import RouterProcess
+from tests.simulators.router import UNHURRIED, RouterProcess
 
 PROXIES = ("10.0.0.0/8", "fd00::/8", "127.0.0.1")
 
@@ -160,6 +160,7 @@ def test_what_is_no_network(text: str, said: str) -> None:
 
 Serve = Callable[..., RouterProcess]
 TOKEN = "a-token-of-the-operator-0123456789"
+ENV = {**UNHURRIED, "SWITCHYARD_ADMIN_TOKEN": TOKEN}
 
 
 def status(router: RouterProcess, path: str, key: str = "", **headers: str) -> int:
@@ -169,7 +170,7 @@ def status(router: RouterProcess, path: str, key: str = "", **headers: str) -> i
 
 def test_metrics_are_closed_to_callers_behind_a_proxy(serve: Serve) -> None:
     """On loopback they are open, and a proxy of this machine comes from there for everybody."""
-    router = serve({"providers": {}, "fallback": []}, {"SWITCHYARD_ADMIN_TOKEN": TOKEN})
+    router = serve({"providers": {}, "fallback": []}, ENV)
     assert status(router, "/metrics") == 200
     assert status(router, "/metrics", TOKEN, x_forwarded_for="203.0.113.9") == 200
     for told in ("203.0.113.9", "127.0.0.1", "::1", "", "nonsense"):
@@ -182,26 +183,21 @@ def test_metrics_are_closed_to_callers_behind_a_proxy(serve: Serve) -> None:
 @pytest.mark.parametrize("trusted", [[], ["192.0.2.0/24"]])
 def test_wrong_tokens_are_not_spread_over_made_up_addresses(serve: Serve, trusted: list[str]) -> None:
     """The spoof of H11: each try names another address, and the peer is no proxy of ours."""
-    router = serve(
-        {"providers": {}, "fallback": [], "server": {"trusted_proxies": trusted}}, {"SWITCHYARD_ADMIN_TOKEN": TOKEN}
-    )
-    tries = [status(router, "/admin/api/keys", "wrong", x_forwarded_for=f"203.0.113.{n}") for n in range(12)]
+    router = serve({"providers": {}, "fallback": [], "server": {"trusted_proxies": trusted}}, ENV)
+    tries = [status(router, "/admin/api/keys", "wrong", x_forwarded_for=f"203.0.113.{n}") for n in range(14)]
     assert tries[:10] == [401] * 10
-    assert tries[-1] == 429
+    assert 429 in tries[10:]
 
 
 def test_callers_behind_a_trusted_proxy_are_told_apart(serve: Serve) -> None:
-    router = serve(
-        {"providers": {}, "fallback": [], "server": {"trusted_proxies": ["127.0.0.0/8"]}},
-        {"SWITCHYARD_ADMIN_TOKEN": TOKEN},
-    )
+    router = serve({"providers": {}, "fallback": [], "server": {"trusted_proxies": ["127.0.0.0/8"]}}, ENV)
 
     def ask(told: str, key: str = "wrong") -> int:
         return status(router, "/admin/api/keys", key, x_forwarded_for=told)
 
-    tries = [ask(f"192.0.2.{n}, 203.0.113.9") for n in range(12)]
+    tries = [ask(f"192.0.2.{n}, 203.0.113.9") for n in range(14)]
     assert tries[:10] == [401] * 10
-    assert tries[-1] == 429, "whatever it writes in front, the proxy names it"
+    assert 429 in tries[10:], "whatever it writes in front, the proxy names it"
     assert ask("203.0.113.10") == 401
     assert ask("203.0.113.10", TOKEN) == 200
     assert ask("203.0.113.9", TOKEN) == 200, "the right token passes the throttle of its neighbours"

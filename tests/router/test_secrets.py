@@ -16,7 +16,7 @@ import pytest
 
 from tests.simulators.client import CLIENTS, OPENAI, Client
 from tests.simulators.dialects import SECRET
-from tests.simulators.router import KEY_VARIABLE, RouterProcess, providers
+from tests.simulators.router import KEY_VARIABLE, UNHURRIED, RouterProcess, providers
 from tests.simulators.scripts import ANSWER
 from tests.simulators.server import Simulator
 
@@ -55,7 +55,7 @@ def talkative(module_serve: Serve, cloud: Simulator, local: Simulator) -> Router
     config = providers(cloud.url, local.url)
     config["providers"]["cloud"]["headers"] = {"x-team-secret": HEADER}
     config["server"] = {"log": {"level": "debug"}}
-    return module_serve(config, {KEY_VARIABLE: PROVIDER_KEY, "SWITCHYARD_ADMIN_TOKEN": TOKEN})
+    return module_serve(config, {**UNHURRIED, KEY_VARIABLE: PROVIDER_KEY, "SWITCHYARD_ADMIN_TOKEN": TOKEN})
 
 
 @pytest.fixture(scope="module")

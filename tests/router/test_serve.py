@@ -20,12 +20,12 @@ import pytest
 
 from tests.router.test_output import fill
 from tests.simulators.client import OPENAI, Client, Reply
-from tests.simulators.router import ROOT, RouterProcess, _clean_environment, providers
+from tests.simulators.router import ROOT, UNHURRIED, RouterProcess, _clean_environment, providers
 from tests.simulators.server import Simulator, free_port
 from tests.simulators.waiting import until
 
 Serve = Callable[..., RouterProcess]
-START_SECONDS = 15.0
+START_SECONDS = 60.0
 TOKEN = "adm-0123456789abcdef0123456789abcdef"
 
 
@@ -77,7 +77,7 @@ def failed(
             said = process.communicate(timeout=START_SECONDS)[0].decode()
         except subprocess.TimeoutExpired:
             process.terminate()
-            raise AssertionError(f"it did not fail: {process.communicate(timeout=10)[0].decode()}") from None
+            raise AssertionError(f"it did not fail: {process.communicate(timeout=30)[0].decode()}") from None
     assert belonging(process.pid, directory) == set(), "a start that fails leaves no process"
     assert "Traceback" not in said, said
     return process.returncode, said
@@ -127,7 +127,7 @@ def test_a_config_with_problems_names_all_of_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_data_directory_in_use(serve: Serve, tmp_path: Path, workers: int) -> None:
-    running = serve({"providers": {}, "fallback": []})
+    running = serve({"providers": {}, "fallback": []}, UNHURRIED)
     taken_config = config(tmp_path, free_port(), data_dir=str(running.directory / "data"))
     code, said = failed(tmp_path, taken_config, None, "--workers", str(workers))
     assert code == 1
@@ -178,8 +178,20 @@ def test_no_store_server_to_be_found(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def pair(module_serve: Serve, cloud: Simulator, local: Simulator) -> RouterProcess:
     return module_serve(
-        providers(cloud.url, local.url), {"SWITCHYARD_ADMIN_TOKEN": TOKEN}, ["--workers", "2", "--no-log"]
+        providers(cloud.url, local.url),
+        {**UNHURRIED, "SWITCHYARD_ADMIN_TOKEN": TOKEN},
+        ["--workers", "2", "--no-log"],
     )
+
+
+def accepted(link: socket.socket) -> str:
+    """The router's end of a connection, as the kernel names it in the descriptors of the process that has it."""
+    here, there = (f"0100007F:{port:04X}" for _, port in (link.getsockname(), link.getpeername()))
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if (fields[1], fields[2]) == (there, here):
+            return f"socket:[{fields[9]}]"
+    raise AssertionError("the connection is gone")
 
 
 def sockets_of(pid: int) -> set[str]:
@@ -196,24 +208,24 @@ def sockets_of(pid: int) -> set[str]:
 
 
 class Connections:
-    """Connections to each of the workers: which one accepted is seen from the descriptors that it got."""
+    """Connections to each of the workers: which one accepted is seen from its descriptors."""
 
     def __init__(self, router: RouterProcess) -> None:
         self.router = router
         self.of: dict[int, socket.socket] = {}
 
     def __enter__(self) -> Connections:
-        limit = time.monotonic() + 15
+        limit = time.monotonic() + 60
         spare = []
         while self.of.keys() != (workers := workers_of(self.router)) or len(workers) < 2:
             assert time.monotonic() < limit, "one worker accepts nothing"
-            before = {pid: sockets_of(pid) for pid in workers}
-            link = socket.create_connection(("127.0.0.1", self.router.port), timeout=5)
+            link = socket.create_connection(("127.0.0.1", self.router.port), timeout=30)
             link.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             assert link.recv(65536).startswith(b"HTTP/1.1 200")
-            owner = [pid for pid in workers if len(sockets_of(pid)) > len(before[pid])]
-            if len(owner) == 1 and owner[0] not in self.of:
-                self.of[owner[0]] = link
+            name = accepted(link)
+            owner = next((pid for pid in workers if name in sockets_of(pid)), None)
+            if owner is not None and owner not in self.of:
+                self.of[owner] = link
             else:
                 spare.append(link)
                 # Those that wait for the next one make it likelier that the other worker takes it.
@@ -307,7 +319,7 @@ def test_the_end_of_a_router_with_the_demo_model(serve: Serve, ready: bool) -> N
     leader = router.process.pid
     client = Client(router.port, router.key)
     if ready:
-        until(lambda: client.request("GET", "/readyz").json["local_models"]["demo"]["state"] == "ready", 30)
+        until(lambda: client.request("GET", "/readyz").json["local_models"]["demo"]["state"] == "ready")
         assert len(belonging(leader, router.directory)) == 3, "the router, the store, the model"
     assert router.stop(signal.SIGTERM) == 0
     assert belonging(leader, router.directory) == set()
@@ -333,7 +345,8 @@ def test_calls_recover_after_the_store_was_killed_under_load(serve: Serve, cloud
     def load() -> None:
         client = Client(router.port, router.key)
         while not over.is_set():
-            statuses.append((time.monotonic(), client.ask(OPENAI, "chat", stream=False).status))
+            status = client.ask(OPENAI, "chat", stream=False).status
+            statuses.append((time.monotonic(), status))
 
     threads = [threading.Thread(target=load) for _ in range(4)]
     for thread in threads:
@@ -346,10 +359,10 @@ def test_calls_recover_after_the_store_was_killed_under_load(serve: Serve, cloud
     finally:
         over.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
     assert {status for _, status in statuses} <= {200, 503}
-    assert [status for at, status in statuses if at < killed - 0.5].count(503) == 0
-    assert Client(router.port, router.key).request("GET", "/readyz").status == 200
+    assert [status for at, status in statuses if at < killed].count(503) == 0
+    until(lambda: Client(router.port, router.key).request("GET", "/readyz").status == 200)
 
 
 def settled(statuses: list[tuple[float, int]], since: float) -> bool:
@@ -385,7 +398,7 @@ def test_nobody_reads_any_more_what_it_says(
 ) -> None:
     """`switchyard serve | head`: it serves, refuses a bad reload, replaces workers, drains, and ends well."""
     server = {"limits": {"drain_seconds": 10}, "admin_token": TOKEN}  # a literal, so that there is something to warn of
-    router = RouterProcess(tmp_path, {**providers(cloud.url, local.url), "server": server})
+    router = RouterProcess(tmp_path, {**providers(cloud.url, local.url), "server": server}, UNHURRIED)
     with (
         open("/dev/full", "wb") as full,
         subprocess.Popen(
@@ -426,7 +439,9 @@ def test_nobody_reads_any_more_what_it_says(
             for _ in range(5):
                 assert client.ask(OPENAI, "chat", stream=False).status == 200
             if workers == 1:
-                wanted = r"switchyard_log_lines_dropped_total " + ("0.0" if sink in ("unread", "none") else "[5-9].0")
+                wanted = r"switchyard_log_lines_dropped_total " + (
+                    "0.0" if sink in ("unread", "none") else r"([5-9]|\d\d+)\.0"
+                )
                 until(lambda: re.search(wanted, client.request("GET", "/metrics").body.decode()) is not None)
             else:
                 victim = min(workers_of(router))
@@ -434,13 +449,13 @@ def test_nobody_reads_any_more_what_it_says(
                 until(lambda: len(workers_of(router) - {victim}) == 2)
             router.config_path.write_text("nonsense: 1\n")
             process.send_signal(signal.SIGHUP)
-            until(lambda: client.request("GET", "/readyz").json["config"] != "ok", 30)
+            until(lambda: client.request("GET", "/readyz").json["config"] != "ok")
             with client.open("POST", OPENAI.path, OPENAI.body(f"cloud/{fresh('slow')}", stream=True)) as answer:
                 seen = answer.read1(65536)
                 process.send_signal(signal.SIGTERM)
                 told = OPENAI.read(Reply(200, {}, seen + answer.read(), 0.0), stream=True)
             assert told.complete, "it waits for calls that run"
-            assert process.wait(10) == 0
+            assert process.wait(30) == 0
         finally:
             process.kill()
     assert belonging(process.pid, tmp_path) == set()

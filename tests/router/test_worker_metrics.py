@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from router.journal import Journal
 from tests.router.test_metric_text import promtool
 from tests.router.test_serve import Connections, failed, workers_of
 from tests.simulators.client import OPENAI, Client
-from tests.simulators.router import RouterProcess, providers
+from tests.simulators.router import UNHURRIED, RouterProcess, providers
 from tests.simulators.server import Simulator, free_port
 from tests.simulators.waiting import until
 
@@ -35,7 +36,7 @@ def config(cloud: Simulator, local: Simulator) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def running(module_serve: Serve, config: Mapping[str, Any]) -> RouterProcess:
-    return module_serve(config, None, ["--workers", "2", "--no-log"])
+    return module_serve(config, UNHURRIED, ["--workers", "2", "--no-log"])
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def shared(running: RouterProcess) -> RouterProcess:
 @pytest.fixture
 def pair(serve: Serve, config: Mapping[str, Any]) -> RouterProcess:
     """Two workers that serve, for one test: those that die young are replaced later and later."""
-    router = serve(config, None, ["--workers", "2", "--no-log"])
+    router = serve(config, UNHURRIED, ["--workers", "2", "--no-log"])
     until(lambda: len(told(router)) == 2)
     return router
 
@@ -108,7 +109,7 @@ class Scraper(threading.Thread):
         while not self.over.wait(self.pause):
             try:
                 now = samples(scrape(self.router))
-            except OSError:
+            except (OSError, HTTPException):
                 continue  # the worker that was to answer has just been killed
             self.scrapes += 1
             for name, value in last.items():
@@ -122,7 +123,7 @@ class Scraper(threading.Thread):
 
     def __exit__(self, *_: object) -> None:
         self.over.set()
-        self.join(20)
+        self.join(60)
 
 
 def both_count(both: Connections, calls: float) -> bool:
@@ -157,7 +158,7 @@ def test_the_sum_of_both_and_nothing_lost_with_a_killed_one(shared: RouterProces
             kill_one(shared)
             until(lambda: len(told(shared)) == 2)
             assert total(scrape(shared), "switchyard_requests_total", route="chat") == made
-    assert scraper.scrapes > 10
+        until(lambda: scraper.scrapes > 10)
     assert scraper.back == []
 
 
@@ -173,7 +174,7 @@ def test_a_worker_is_killed_under_load(shared: RouterProcess) -> None:
         while not over.is_set():
             try:
                 answered.append(client.ask(OPENAI, "chat", stream=False).status)
-            except (OSError, AssertionError) as error:
+            except (OSError, HTTPException) as error:
                 lost.append(str(error))
 
     threads = [threading.Thread(target=load) for _ in range(4)]
@@ -188,7 +189,7 @@ def test_a_worker_is_killed_under_load(shared: RouterProcess) -> None:
         finally:
             over.set()
             for thread in threads:
-                thread.join(20)
+                thread.join(60)
     assert scraper.back == []
     good = answered.count(200)
     until(lambda: total(scrape(shared), "switchyard_requests_in_flight") == 0)
@@ -214,8 +215,8 @@ def test_a_gauge_is_the_sum_and_a_killed_workers_part_goes(shared: RouterProcess
         until(lambda: len(told(shared)) == 2)
         assert total(scrape(shared), "switchyard_workers") == 2
         assert promtool(scrape(shared).encode()) == ""
+        until(lambda: scraper.scrapes > 10)
     until(lambda: total(scrape(shared), "switchyard_requests_in_flight") == 0)
-    assert scraper.scrapes > 10
     assert scraper.back == []
 
 
@@ -235,12 +236,12 @@ def test_a_replaced_worker_begins_with_the_config_in_force(pair: RouterProcess, 
     with Connections(pair) as both:
         until(lambda: [total(text, "switchyard_config_reload_success") for text in each(both)] == [0, 0])
         assert both.statuses("POST", OPENAI.path, pair.key, CHAT) == [200, 200]
-    assert "config not reloaded" in "\n".join(pair.err)
+    pair.wait_line("config not reloaded", pair.err)
 
 
 def test_a_refused_file_is_told_until_another_is_taken(serve: Serve, config: Mapping[str, Any]) -> None:
     """By workers that began when it was refused, and after: they have read what is in force."""
-    pair = serve(config, None, ["--workers", "2", "--no-log"])
+    pair = serve(config, UNHURRIED, ["--workers", "2", "--no-log"])
     pair.config_path.write_text("nonsense: [")
     pair.process.send_signal(signal.SIGHUP)  # whether workers listen for it yet or not
     pair.wait_line("config not reloaded", pair.err)
@@ -274,7 +275,7 @@ def test_a_reload_that_meets_a_worker_being_started_reaches_it(pair: RouterProce
 def test_too_few_places_are_said(serve: Serve, config: Mapping[str, Any]) -> None:
     rows = {**config["providers"], "local": {**config["providers"]["local"], "max_concurrency": 1}}
     router = serve({**config, "providers": rows}, None, ["--workers", "2"])
-    assert "providers.local.max_concurrency is 1, and 2 workers have one place each" in "\n".join(router.err)
+    router.wait_line("providers.local.max_concurrency is 1, and 2 workers have one place each", router.err)
     assert [line for line in router.err if "places" in line or "place each" in line][1:] == []
     directory = Path(router.directory / "data" / "workers")
     assert len(list(directory.iterdir())) == 1
@@ -294,7 +295,7 @@ def test_what_an_earlier_run_left_in_the_journal_is_sent_once_and_counted(
     left.close()
     (file,) = (data / "journal").iterdir()
     file.write_bytes(file.read_bytes() + b"torn\n" * 4)
-    router = serve({**config, "data_dir": str(data)}, None, ["--workers", "2", "--no-log"])
+    router = serve({**config, "data_dir": str(data)}, UNHURRIED, ["--workers", "2", "--no-log"])
     until(lambda: len(told(router)) == 2)
     until(lambda: not file.exists())
     with Connections(router) as both:
