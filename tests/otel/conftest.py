@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tests.otel.collector import Collector
 
 QUICK: Mapping[str, str] = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_METRIC_EXPORT_INTERVAL": "100"}
+UNHURRIED: Mapping[str, str] = {**QUICK, **routers.UNHURRIED}
+"""Environment of routers that send."""
 COLLECTOR_KEY = "collector-canary-0123456789abcdef"
 
 
@@ -40,7 +42,7 @@ def collector() -> Iterator[Collector]:
 @pytest.fixture(scope="module")
 def traced(module_serve: Serve, collector: Collector, cloud: Simulator, local: Simulator) -> RouterProcess:
     headers = {"x-collector-key": COLLECTOR_KEY}
-    return module_serve(config(cloud, local, otlp_endpoint=collector.url, headers=headers), QUICK)
+    return module_serve(config(cloud, local, otlp_endpoint=collector.url, headers=headers), UNHURRIED)
 
 
 def post(
@@ -48,7 +50,7 @@ def post(
 ) -> tuple[int, bytes]:
     """Headers may come more than once."""
     data = json.dumps(body).encode()
-    connection = http.client.HTTPConnection("127.0.0.1", router.port, timeout=15)
+    connection = http.client.HTTPConnection("127.0.0.1", router.port, timeout=60)
     try:
         connection.putrequest("POST", path)
         always = [("authorization", f"Bearer {key or router.key}"), ("content-type", "application/json")]

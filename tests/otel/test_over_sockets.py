@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conftest import Serve
-from tests.otel.conftest import COLLECTOR_KEY, QUICK, config, post
+from tests.otel.conftest import COLLECTOR_KEY, UNHURRIED, config, post
 from tests.simulators.client import Client
 from tests.simulators.dialects import SECRET
 from tests.simulators.router import RouterProcess
@@ -206,7 +206,7 @@ def test_a_client_that_leaves(traced: RouterProcess, collector: Collector, cloud
     data = json.dumps(chat(f"cloud/{model}", stream=True)).encode()
     request = Client(traced.port, traced.key).post_bytes(CHAT, data)
     head = f"traceparent: {parent(trace)[1]}\r\n".encode()
-    with socket.create_connection(("127.0.0.1", traced.port), timeout=5) as link:
+    with socket.create_connection(("127.0.0.1", traced.port), timeout=60) as link:
         link.sendall(request.replace(b"Content-Type:", head + b"Content-Type:", 1))
         seen = b""
         while PART.encode() not in seen:
@@ -245,7 +245,7 @@ def test_a_trace_that_is_not_valid_counts_for_nothing(
 
 
 def test_metrics(module_serve: Serve, collector: Collector, cloud: Simulator, local: Simulator) -> None:
-    router = module_serve(config(cloud, local, otlp_endpoint=collector.url, service_name="metrics"), QUICK)
+    router = module_serve(config(cloud, local, otlp_endpoint=collector.url, service_name="metrics"), UNHURRIED)
     for _ in range(3):
         assert post(router, CHAT, chat("chat", stream=True))[0] == 200
     assert post(router, CHAT, chat("cloud/client-string-canary"))[0] == 200
@@ -292,7 +292,7 @@ def test_metrics(module_serve: Serve, collector: Collector, cloud: Simulator, lo
 def test_the_latest_names(module_serve: Serve, collector: Collector, cloud: Simulator, local: Simulator) -> None:
     environ = {"OTEL_SEMCONV_STABILITY_OPT_IN": "http, gen_ai_latest_experimental", "OTEL_SERVICE_NAME": "latest"}
     environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
-    router = module_serve(config(cloud, local), {**QUICK, **environ})
+    router = module_serve(config(cloud, local), {**UNHURRIED, **environ})
     assert post(router, CHAT, chat("chat", stream=True))[0] == 200
     router.stop()
     span = next(span for span in reversed(collector.spans) if span.resource["service.name"] == "latest")
@@ -308,7 +308,7 @@ def test_workers_tell_themselves_apart(
     module_serve: Serve, collector: Collector, cloud: Simulator, local: Simulator
 ) -> None:
     telemetry = {"otlp_endpoint": collector.url, "service_name": "pair"}
-    router = module_serve({**config(cloud, local, **telemetry), "server": {"workers": 2}}, QUICK)
+    router = module_serve({**config(cloud, local, **telemetry), "server": {"workers": 2}}, UNHURRIED)
     traces: list[str] = []
 
     def ask(trace: str) -> int:

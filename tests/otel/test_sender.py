@@ -19,7 +19,7 @@ from router.config import Config, ConfigErrors, Telemetry, load_config
 from router.otel import Sender, check, open_telemetry, secrets_of, wanted
 from tests.conftest import Serve
 from tests.otel.calls import ended
-from tests.otel.conftest import QUICK, config, post
+from tests.otel.conftest import QUICK, UNHURRIED, config, post
 from tests.simulators.client import Client
 from tests.simulators.router import ROOT
 from tests.simulators.server import Simulator, refused_port
@@ -48,9 +48,12 @@ def needs_extra() -> None:
         pytest.skip("the extra otel is not installed")
 
 
-def opened(monkeypatch: pytest.MonkeyPatch, url: str, **settings: Any) -> Sender:
-    for name, value in {**QUICK, "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}.items():
+def opened(monkeypatch: pytest.MonkeyPatch, url: str, *, patient: bool = True, **settings: Any) -> Sender:
+    """patient: it may take as long as a busy machine needs to send."""
+    for name, value in {**QUICK, "OTEL_EXPORTER_OTLP_TIMEOUT": "20" if patient else "1"}.items():
         monkeypatch.setenv(name, value)
+    if patient:
+        monkeypatch.setattr(otel, "FLUSH_SECONDS", 60.0)
     sender = open_telemetry(Telemetry(otlp_endpoint=url, **settings), {}, version="1")
     assert sender is not None
     return sender
@@ -251,14 +254,14 @@ async def test_a_collector_that_refuses(
 async def test_a_collector_that_is_not_there(
     monkeypatch: pytest.MonkeyPatch, needs_extra: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sender = opened(monkeypatch, f"http://127.0.0.1:{refused_port()}")
+    sender = opened(monkeypatch, f"http://127.0.0.1:{refused_port()}", patient=False)
     began = time.monotonic()
     for _ in range(300):
         sender.ended(ended(sender))
     assert time.monotonic() - began < 15
     began = time.monotonic()
     await sender.close()
-    assert time.monotonic() - began < otel.FLUSH_SECONDS + 15
+    assert time.monotonic() - began < otel.FLUSH_SECONDS + 25
     assert len([line for line in ours(caplog) if line.startswith("telemetry is not sent")]) == 1
 
 
@@ -268,7 +271,7 @@ async def test_a_slow_collector_costs_spans_and_nothing_else(
     own.seconds = 30.0
     monkeypatch.setattr(otel, "QUEUE", 64)
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
-    sender = opened(monkeypatch, own.url)
+    sender = opened(monkeypatch, own.url, patient=False)
     calls = [ended(sender) for _ in range(200)]
     began = time.monotonic()
     for call in calls:
@@ -277,7 +280,7 @@ async def test_a_slow_collector_costs_spans_and_nothing_else(
     assert 300 < sender.dropped <= 600 - 64
     began = time.monotonic()
     await sender.close()
-    assert time.monotonic() - began < otel.FLUSH_SECONDS + 15
+    assert time.monotonic() - began < otel.FLUSH_SECONDS + 25
 
 
 async def test_a_bug_costs_the_call_nothing(
@@ -328,13 +331,13 @@ def test_a_variable_that_makes_no_sense(
 def test_calls_of_a_router_whose_collector_is_away(
     serve: Serve, needs_extra: None, cloud: Simulator, local: Simulator
 ) -> None:
-    quick = {**QUICK, "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+    quick = {**UNHURRIED, "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
     router = serve(config(cloud, local, otlp_endpoint=f"http://127.0.0.1:{refused_port()}"), quick)
     body = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}]}
     for _ in range(20):
         assert post(router, "/v1/chat/completions", body)[0] == 200
     assert router.log_of("chat")["ms"] < 10_000
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while b"\nswitchyard_telemetry_spans_lost_total 40" not in Client(router.port, "").request("GET", "/metrics").body:
         assert time.monotonic() < deadline, "what was lost is not counted"
         time.sleep(0.1)
