@@ -30,7 +30,7 @@ from tests.demo_traffic.house import House, opened
 from tests.demo_traffic.sums import OF_METRICS, differences, of_clients, of_ledger, of_metrics, samples_of
 from tests.demo_traffic.traffic import PACE, Traffic
 
-SETTLE_SECONDS: Final = 15.0
+SETTLE_SECONDS: Final = 60.0
 """The longest that the last settlements may take."""
 TRICKLE_SECONDS: Final = 60.0
 """How often what is remembered of past calls is dropped, while the demo stays up."""

@@ -17,7 +17,7 @@ from tests.demo_traffic.vendors import Books, Provider
 from tests.simulators.client import Client
 from tests.simulators.router import RouterProcess
 
-START_SECONDS: Final = 60.0
+START_SECONDS: Final = 120.0
 
 
 @dataclass
@@ -96,7 +96,7 @@ def opened(directory: Path, *, workers: int = 2, port: int | None = None, demo: 
             router.port = port
             router.write_config(config)
         stack.enter_context(router)
-        house = House(router, books, providers, config, demo, Client(router.port, router.admin_token, seconds=30))
+        house = House(router, books, providers, config, demo, Client(router.port, router.admin_token, seconds=60))
         until(lambda: len(house.workers()) == workers if workers > 1 else True, START_SECONDS, "all workers serve")
         for team in scene.TEAMS:
             made = house.told("POST", "/admin/api/teams", {"name": team.name, **team.fields})

@@ -23,7 +23,7 @@ from tests.simulators.server import free_port
 PROGRAM: Final = "prometheus"
 RULES: Final = Path(__file__).parents[2] / "config" / "prometheus"
 JOB: Final = "switchyard"
-START_SECONDS: Final = 20.0
+START_SECONDS: Final = 60.0
 
 
 class Trouble(Exception):
@@ -53,7 +53,7 @@ class Prometheus:
         """`data` of an answer of the HTTP API."""
         query = urllib.parse.urlencode({name: str(value) for name, value in parameters.items()})
         try:
-            with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=20) as answer:
+            with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=60) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             raise Trouble(f"{path} {parameters}: {error.read().decode(errors='replace')[:500]}") from None
@@ -78,7 +78,7 @@ class Prometheus:
             for row in found["result"]
         ]
 
-    def scraped_after(self, moment: float, seconds: float = 30.0) -> None:
+    def scraped_after(self, moment: float, seconds: float = 60.0) -> None:
         """Wait for a scrape that began after `moment` (Unix seconds)."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -157,7 +157,7 @@ def running(
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -184,12 +184,23 @@ def test_states_were_seen(run: Run) -> None:
         assert max(found) >= most, series
 
 
-def alone(house: House) -> bool:
-    """Whether the router's own metrics show one worker. The killed one may take the connection along."""
+def gone(house: House, killed: int) -> bool:
+    """Whether the router's own metrics show one worker, or another one has the killed one's place by now. The killed
+    one may take the connection along."""
     try:
-        return b"\nswitchyard_workers 1.0\n" in house.admin.request("GET", "/metrics").body
+        if b"\nswitchyard_workers 1.0\n" in house.admin.request("GET", "/metrics").body:
+            return True
+        serving = house.workers().values()
+        return len(serving) == 2 and killed not in serving
     except (OSError, HTTPException):
         return False
+
+
+def seen_flying(run: Run, calls: int, since: float) -> bool:
+    return any(
+        max(series.numbers, default=0) >= calls
+        for series in run.prometheus.over("switchyard_requests_in_flight", since, time.time())
+    )
 
 
 def test_a_killed_worker_takes_nothing_along(run: Run) -> None:
@@ -198,22 +209,22 @@ def test_a_killed_worker_takes_nothing_along(run: Run) -> None:
     before = run.house.workers()
 
     async def calls() -> list[Seen]:
-        long = Order(words=400, pace=0.04)
+        long = Order(words=800, pace=0.04)
         streams = asyncio.create_task(
-            run.traffic.several(16, lambda _: run.traffic.chat("gpt-5-mini", stream=True, order=long, most=500))
+            run.traffic.several(16, lambda _: run.traffic.chat("gpt-5-mini", stream=True, order=long, most=1000))
         )
         others = asyncio.create_task(run.traffic.mix(7.0))
-        await asyncio.sleep(2.5)
+        await asyncio.to_thread(until, lambda: seen_flying(run, 16, began), 60, "a scrape has seen all streams")
         os.kill(before[0], signal.SIGKILL)
         # Sooner than a scrape of each second sees it, another one has taken its place.
-        await asyncio.to_thread(until, lambda: alone(run.house), 20, "the killed worker's gauges are gone")
+        await asyncio.to_thread(until, lambda: gone(run.house, before[0]), 60, "the killed worker's gauges are gone")
         await others
         return await streams
 
     seen = asyncio.run(calls())
     assert any(one.failure is not None for one in seen), "the killed worker ran none of the streams"
     assert any(one.complete for one in seen), "the other one ran none"
-    until(lambda: len(run.house.workers()) == 2, 20, "another worker serves")
+    until(lambda: len(run.house.workers()) == 2, 60, "another worker serves")
     assert run.house.workers()[0] != before[0]
     at_rest(run.house)
     run.prometheus.scraped_after(time.time())

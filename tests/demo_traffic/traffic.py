@@ -143,6 +143,7 @@ class Traffic:
 
     def _acts(self) -> Sequence[Act]:
         acts = [
+            Act(0.0, "a call of each kind, and of each model", self.each_kind),
             Act(0.06, "a team comes near the end of its budget", self.near_the_budget),
             Act(0.10, "calls beyond what a key may make in a minute", self.too_many),
             Act(0.14, "calls that are refused: wrong keys, unknown models, no right, no sense", self.refused),
@@ -296,6 +297,15 @@ class Traffic:
 
     # --- acts
 
+    async def each_kind(self) -> None:
+        """However the dice of the mix fall, nothing is missing."""
+        models = ("kimi-k2.6", "doubao-seed-1-8", "gemini-3-flash", "qwen3-32b", "qwen3-coder-30b", "gpt-4o")
+        calls = [make for _, make in self._mix] + [lambda model=model: self.chat(model) for model in models]
+        await self.several(len(calls), lambda at: calls[at](), 0.1)
+        for _ in range(20):  # where its fallback's queue is full, nobody answers
+            if (await self.chat("reserve")).fallback is not None:
+                return
+
     async def near_the_budget(self) -> None:
         """Until nine tenths of the day's budget are spent: `course` is what the boards should warn of."""
         for _ in range(200):
@@ -345,7 +355,8 @@ class Traffic:
         try:
             await self.several(24, lambda _: self.chat("gpt-5-mini", kind="outage"), 0.05)
             # Callers who want no other model are told.
-            await self.several(3, lambda _: self.chat("only-openai", kind="outage"))
+            dialects: Sequence[Dialect] = ("openai", "ollama", "openai")
+            await self.several(3, lambda at: self.chat("only-openai", kind="outage", dialect=dialects[at]))
             await asyncio.sleep(min(4.0, 0.1 * self._length))
         finally:
             del books.outages["openai"]
@@ -390,7 +401,11 @@ class Traffic:
     async def frozen(self) -> None:
         with self.house.store_frozen():
             until = time.monotonic() + FROZEN
-            await self.several(5, lambda _: self.chat("gpt-5-mini", kind="store stands still"), 0.1)
+            # With a limit on it, the first one may not go to a local model.
+            firm = self.chat("gpt-5-mini", kind="store stands still", key="editor", dialect="openai")
+            await asyncio.gather(
+                firm, self.several(5, lambda _: self.chat("gpt-5-mini", kind="store stands still"), 0.1)
+            )
             await asyncio.sleep(max(0.0, until - time.monotonic()))
 
     async def bundled(self) -> None:
