@@ -38,6 +38,8 @@ LIMIT: Final = 0.2
 """Seconds for finding out about one key."""
 MOST_KEPT: Final = 20_000
 """Keys of which a worker remembers the record: 2 to 3 kB each."""
+PLACES: Final = 3
+"""Teams in which a key is looked for that is being moved just now."""
 _NOBODY: Final = b"\0" * 32
 
 
@@ -118,11 +120,17 @@ class Memory:
             if found is not None:
                 return found
         # Never seen, or it has moved to another team.
-        place = await self._asked(place_name(key_id), pack("GET", place_name(key_id)), until)
-        if place is None:
-            self._kept.pop(key_id, None)
-            return None
-        return await self._read(key_id, place.decode(), until)
+        before: bytes | None = None
+        for _ in range(PLACES):
+            place = await self._asked(place_name(key_id), pack("GET", place_name(key_id)), until)
+            if place is None or place == before:
+                break
+            found = await self._read(key_id, place.decode(), until)
+            if found is not None:
+                return found
+            before = place  # it may have left while we looked there
+        self._kept.pop(key_id, None)
+        return None
 
     async def _read(self, key_id: str, team: str, until: float) -> Known | None:
         raw_key, raw_team = await self._asked(team, pack("MGET", key_name(team, key_id), team_name(team)), until)

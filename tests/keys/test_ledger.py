@@ -16,10 +16,11 @@ from providers.errors import NoTarget, StoreUnavailable, Unauthorized
 from router.changes import TeamChange
 from router.credentials import new_credential
 from router.keys import Change, Key, Keys, Listed, describe, open_keys
-from router.known import Known
+from router.known import Known, Memory
 from router.ledger import DECISION_LIMIT, Ask, Ledger
 from router.link_node import PATIENCE
-from router.records import State, key_name
+from router.pipe import pack
+from router.records import State, key_name, place_name
 from router.store import Store, open_store
 
 _numbers = count(1)
@@ -152,6 +153,27 @@ async def test_a_key_that_moves_is_served_all_the_time(ledger: Ledger, keys: Key
         assert (await ledger.reserve(credential, call_id=fresh())).key.team_name == team
     done.set()
     assert {"b", "c"} <= await calling
+
+
+async def test_a_key_that_moves_while_it_is_looked_for_is_found(
+    ledger: Ledger, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its place was read, and then the record is not there any more: that is no unknown key."""
+    key, credential = await keys.create(Change(name="k", team="a"))
+    await keys.teams.create(TeamChange(name="b"))
+    genuine = Memory._asked
+    teams = ["b"]
+
+    async def asked(memory: Memory, tag: str, command: bytes, until: float) -> object:
+        answer: object = await genuine(memory, tag, command, until)
+        if command == pack("GET", place_name(key.id)) and teams:
+            await keys.change(key.id, Change(team=teams.pop()))
+        return answer
+
+    monkeypatch.setattr(Memory, "_asked", asked)
+    assert (await ledger.reserve(credential, call_id=fresh())).key.team_name == "b"
+    with pytest.raises(Unauthorized, match="Incorrect"):
+        await ledger.reserve(new_credential("0" * 12), call_id=fresh())
 
 
 async def test_a_team_that_is_not_active_refuses_all_its_keys(ledger: Ledger, keys: Keys) -> None:
