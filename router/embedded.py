@@ -6,8 +6,9 @@ Rules that this file keeps:
   server runs; the kernel drops it with the process, so it is never stale. The file's text is only for messages.
 - `switchyard serve` starts with the role `serve`. Short commands join a running one through the socket named in
   `store/server.json`, and start a server for themselves only when nobody runs.
-- Nothing acknowledged is lost: append-only file, written to the kernel before each answer, synced every second.
-  A power cut may lose that second, a killed process nothing.
+- What is acknowledged is kept: append-only file, written to the kernel before each answer, synced every second. A
+  power cut may lose that second, a killed router nothing. A server that is killed itself may lose what it answered
+  while the disk was still at the last sync: it writes that afterwards, for else all calls would wait for the disk.
 - A server whose starter was killed goes too: on Linux the kernel sends it SIGTERM (PR_SET_PDEATHSIG), elsewhere the
   next starter finds its pid. It always leaves before the next one opens the same files.
 """

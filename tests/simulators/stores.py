@@ -56,7 +56,8 @@ class Server:
         program = find_binary(os.environ) if valkey else "redis-sentinel" if sentinel else "redis-server"
         settings: dict[str, object] = {"port": self.port, "dir": directory}
         if not sentinel:
-            settings |= {"bind": "127.0.0.1", "save": "", "repl-diskless-sync-delay": 0}
+            # What is answered lies in the file, whether or not the disk is busy: a killed server comes back with it.
+            settings |= {"bind": "127.0.0.1", "save": "", "repl-diskless-sync-delay": 0, "appendfsync": "no"}
         if password is not None and not sentinel:
             settings |= {"requirepass": password, "masterauth": password}
         settings |= options or {}

@@ -17,13 +17,6 @@ from tests.store.conftest import until
 CROWD = 5 * TURNS
 
 
-@pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine may take longer than a turn and a command may."""
-    monkeypatch.setattr(store_client, "TURN_LIMIT", 15.0)
-    monkeypatch.setitem(store_client._CLIENT, "socket_timeout", 15.0)
-
-
 async def crowd(store: Store) -> None:
     """All are answered, whatever they ask, and the store counts as there meanwhile."""
     single = [store.run("GET", f"k{n}") for n in range(CROWD)]
@@ -59,6 +52,7 @@ async def test_a_crowd_at_several_servers(kind: type[Sentinels] | type[Cluster],
             await store.close()
 
 
+@pytest.mark.usefixtures("patience")
 async def test_a_gate_that_comes_while_a_question_is_under_way_is_passed_too(server: Server, tmp_path: Path) -> None:
     store = await open_store(server.url(), tmp_path)
     passed = []
@@ -77,6 +71,7 @@ async def test_a_gate_that_comes_while_a_question_is_under_way_is_passed_too(ser
         await store.close()
 
 
+@pytest.mark.usefixtures("patience")
 async def test_who_asks_a_store_that_is_closed_meanwhile_is_answered(server: Server, tmp_path: Path) -> None:
     store = await open_store(server.url(), tmp_path)
     reached = asyncio.Event()

@@ -14,6 +14,8 @@ from router.store import open_store
 from tests.simulators.stores import Server
 from tests.store.conftest import LIBRARY, TEXT, Open
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 
 def test_a_version_is_in_every_name() -> None:
     other = Library.of(TEXT + b"-- changed\n")

@@ -6,14 +6,16 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
 from redis.exceptions import ResponseError
 
 from providers.errors import StoreUnavailable
-from router import link_node
+from router import link_node, pipe
 from router.functions import load
 from router.link import Links, NotSent, Refused, Unanswered, pack
 from router.pipe import Pipe, Question
@@ -38,18 +40,18 @@ class Wire(asyncio.Transport):
 
 async def test_what_is_asked_in_one_tick_leaves_in_one_write_and_is_answered_in_order() -> None:
     loop = asyncio.get_running_loop()
-    wire, pipe = Wire(), Pipe(loop)
-    pipe.connection_made(wire)
+    wire, made = Wire(), Pipe(loop)
+    made.connection_made(wire)
     futures = [loop.create_future() for _ in range(3)]
     for number, future in enumerate(futures):
-        pipe.send(Question(future, pack("ECHO", number), "", loop.time() + 9, True))
+        made.send(Question(future, pack("ECHO", number), "", loop.time() + 9, True))
     assert wire.writes == []
     await asyncio.sleep(0)
     assert wire.writes == [b"".join(pack("ECHO", number) for number in range(3))]
     for byte in b"$1\r\n0\r\n:1\r\n*1\r\n$1\r\n2\r\n":
-        pipe.data_received(bytes([byte]))
+        made.data_received(bytes([byte]))
     assert [await future for future in futures] == [b"0", 1, [b"2"]]
-    pipe.abort()
+    made.abort()
 
 
 async def test_answers_go_to_their_questions_whoever_gave_up(server: Server, connected: Open) -> None:
@@ -76,7 +78,7 @@ async def test_a_flush_of_the_functions_is_not_noticed(
     server: Server, connected: Open, command: tuple[str, str]
 ) -> None:
     store, links = await connected(server.url())
-    async with Load(links, lambda number: (str(number), add(str(number)))) as load:
+    async with Load(links, lambda number: (str(number), add(str(number))), limit=10) as load:
         for _ in range(20):
             await store.run(*command)
             await asyncio.sleep(0.01)
@@ -98,7 +100,6 @@ async def test_a_frozen_server(server: Server, connected: Open, caplog: pytest.L
             frozen = time.monotonic()
             await until(lambda: links.problem is not None)
             told = time.monotonic()
-            assert told - frozen < 0.5 + 3 * load.lag
             assert not links.up
             assert store.problem is not None
             assert "does not answer" in store.problem
@@ -110,6 +111,7 @@ async def test_a_frozen_server(server: Server, connected: Open, caplog: pytest.L
         await until(lambda: load.answered_at > thawed)
         await until(lambda: store.problem is None)
         assert len(ups) == 1
+    assert told - frozen < 0.5 + 3 * load.lag
     assert load.slowest < 0.3 + 0.5 + 3 * load.lag  # the machine's own share
     later = [seconds for when, seconds in load.refused if when > told]
     assert len(later) > 100
@@ -121,11 +123,11 @@ async def test_a_frozen_server(server: Server, connected: Open, caplog: pytest.L
 async def test_a_server_that_is_started_again_is_waited_for(
     server: Server, connected: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.link_node.PATIENCE", 10.0)  # a start takes its time on a busy machine
+    monkeypatch.setattr("router.link_node.PATIENCE", 30.0)  # a start takes its time on a busy machine
     _, links = await connected(server.url())
     before = await links.ask("t", add("t"), limit=10)
     server.kill()
-    asked = links.ask("t", add("t"), limit=10)
+    asked = links.ask("t", add("t"), limit=30)
     await asyncio.sleep(0.05)
     server.start()
     assert await asked == before + 1
@@ -138,8 +140,8 @@ async def test_a_server_that_stays_away_is_not_waited_for(server: Server, connec
     with pytest.raises(StoreUnavailable):  # Unanswered when it was written before the end was seen
         await links.ask("t", add("t"))
     await until(lambda: links.problem is not None and store.problem is not None)
-    assert "cannot be reached" in str(store.problem)
-    async with asyncio.timeout(15):
+    await until(lambda: "cannot be reached" in str(store.problem))
+    async with asyncio.timeout(60):
         for _ in range(100):
             with pytest.raises(NotSent):
                 await links.ask("t", add("t"), limit=9)
@@ -148,11 +150,14 @@ async def test_a_server_that_stays_away_is_not_waited_for(server: Server, connec
     assert await links.ask("t", add("t"), limit=10) == 1
 
 
-async def test_what_may_not_be_repeated_is_told_as_unanswered(server: Server, connected: Open) -> None:
+async def test_what_may_not_be_repeated_is_told_as_unanswered(
+    server: Server, connected: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.link_node.PATIENCE", 30.0)  # likewise
     _, links = await connected(server.url())
     server.freeze()
-    once = links.ask("t", add("t"), limit=9, repeat=False)
-    again = links.ask("t", add("t"), limit=9)
+    once = links.ask("t", add("t"), limit=30, repeat=False)
+    again = links.ask("t", add("t"), limit=30)
     await asyncio.sleep(0.05)
     server.kill()
     with pytest.raises(Unanswered):
@@ -167,7 +172,7 @@ async def test_deadlines_may_differ_and_the_shortest_counts(server: Server, conn
     try:
         long = links.ask("t", echo("t", 1), limit=30)
         short = links.ask("t", echo("t", 2), limit=0.1)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(25):
             for future in (short, long):
                 with pytest.raises(Unanswered):
                     await future
@@ -175,8 +180,12 @@ async def test_deadlines_may_differ_and_the_shortest_counts(server: Server, conn
         server.thaw()
 
 
-def test_a_busy_loop_is_no_outage(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_busy_loop_is_no_outage(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
     """The answers came in time; the router was late to read them."""
+    monkeypatch.setattr(pipe, "LATE_GRACE", 1.0)  # what the server needs to send the rest, on a busy machine
 
     async def ask() -> None:
         store = await open_store(server.url(), tmp_path, role="command")
@@ -194,13 +203,13 @@ def test_a_busy_loop_is_no_outage(server: Server, tmp_path: Path) -> None:
         await links.close()
         await store.close()
 
-    uvloop.run(ask())
+    run(ask())
 
 
 async def test_too_many_are_refused_at_once(server: Server, connected: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_node, "MOST_WAITING", 10)
     _, links = await connected(server.url())
-    asked = await asyncio.gather(*(links.ask("t", echo("t", 1)) for _ in range(15)), return_exceptions=True)
+    asked = await asyncio.gather(*(links.ask("t", echo("t", 1), limit=10) for _ in range(15)), return_exceptions=True)
     assert [type(answer) for answer in asked] == [bytes] * 10 + [NotSent] * 5
     server.kill()
     await until(lambda: not links.up)
@@ -233,7 +242,7 @@ async def test_out_of_memory(server: Server, connected: Open) -> None:
     store, links = await connected(server.url())
     await store.run("CONFIG", "SET", "maxmemory", "1")
     with pytest.raises(Refused) as caught:
-        await links.ask("t", add("t"))
+        await links.ask("t", add("t"), limit=10)
     assert caught.value.word == "OOM"
     assert isinstance(caught.value, ResponseError)
     await store.run("CONFIG", "SET", "maxmemory", "0")
@@ -244,7 +253,7 @@ async def test_too_few_replicas(server: Server, connected: Open) -> None:
     store, links = await connected(server.url())
     await store.run("CONFIG", "SET", "min-replicas-to-write", "1")
     with pytest.raises(Refused) as caught:
-        await links.ask("t", add("t"))
+        await links.ask("t", add("t"), limit=10)
     assert caught.value.word == "NOREPLICAS"
 
 
@@ -257,7 +266,7 @@ async def test_a_full_disk(tmp_path: Path, connected: Open) -> None:
         await store.run("BGSAVE")
         await until(lambda: server.run("INFO", "persistence")["rdb_last_bgsave_status"] == "err")
         with pytest.raises(Refused) as caught:
-            await links.ask("t", add("t"))
+            await links.ask("t", add("t"), limit=10)
         assert caught.value.word == "MISCONF"
 
 
@@ -267,7 +276,7 @@ async def test_busy_with_a_script_of_somebody(server: Server, connected: Open) -
     script = asyncio.create_task(asyncio.to_thread(server.run, "EVAL", "while true do end", 0))
     await until(lambda: "BUSY" in str(server.run_or_error("PING")))
     with pytest.raises(Refused) as caught:
-        await links.ask("t", add("t"))
+        await links.ask("t", add("t"), limit=10)
     assert caught.value.word == "BUSY"
     server.run("SCRIPT", "KILL")
     with pytest.raises(ResponseError):
@@ -279,10 +288,8 @@ async def test_a_server_that_became_a_replica(server: Server, connected: Open) -
     store, links = await connected(server.url())
     server.run("REPLICAOF", "127.0.0.1", "1")
     with pytest.raises(NotSent):
-        await links.ask("t", add("t"))
-    await until(lambda: store.problem is not None)
-    assert "read-only replica" in str(links.problem)
-    assert "read-only replica" in str(store.problem)
+        await links.ask("t", add("t"), limit=10)
+    await until(lambda: "read-only replica" in str(links.problem) and "read-only replica" in str(store.problem))
     server.run("REPLICAOF", "NO", "ONE")
     await until(lambda: links.up and store.problem is None)
     assert await links.ask("t", add("t"), limit=10) == 1
@@ -291,15 +298,16 @@ async def test_a_server_that_became_a_replica(server: Server, connected: Open) -
 async def test_a_server_that_is_still_loading(tmp_path: Path, connected: Open) -> None:
     with Server(tmp_path / "server") as server:
         store, links = await connected(server.url())
-        await store.gather([("SET", f"k{number}", "v" * 100) for number in range(200)])
+        await store.gather([("SET", f"k{number}", "v" * 1000) for number in range(600)])
         await store.run("SAVE")
-    slow = {"loading-process-events-interval-bytes": 1024, "key-load-delay": 5000}
+    slow = {"loading-process-events-interval-bytes": 1024, "key-load-delay": 10_000}  # until it is told to go on
     again = Server(tmp_path / "server", slow, port=server.port)
     try:
         again.launch()
         await until(lambda: "loading" in f"{store.problem} {links.problem}")
         with pytest.raises(NotSent):
             await links.ask("t", add("t"))
+        again.run("CONFIG", "SET", "key-load-delay", 0)
         await until(lambda: links.up and store.problem is None)
         assert await links.ask("t", add("t"), limit=10) == 1
     finally:
@@ -312,7 +320,7 @@ async def test_a_full_memory_takes_no_library(server: Server, connected: Open) -
     await store.run("CONFIG", "SET", "maxmemory", "1")
     for _ in range(2):
         with pytest.raises(Refused) as caught:
-            await links.ask("t", add("t"))
+            await links.ask("t", add("t"), limit=10)
         assert caught.value.word == "OOM"
     await store.run("CONFIG", "SET", "maxmemory", "0")
     await asyncio.sleep(2 * link_node.AGAIN_PAUSE)
@@ -343,7 +351,7 @@ async def test_a_database_and_a_user_of_ones_own(server: Server, connected: Open
     assert await links.ask("t", add("t"), limit=10) == 1
     assert list(await store.run("INFO", "keyspace")) == ["db3"]
     with pytest.raises(Refused) as caught:
-        await links.ask("t", pack("GET", "other"))
+        await links.ask("t", pack("GET", "other"), limit=10)
     assert caught.value.word == "NOPERM"
 
 
@@ -359,8 +367,7 @@ async def test_something_that_is_no_redis(tmp_path: Path) -> None:
     links = Links(store, LIBRARY)
     with pytest.raises(NotSent):
         await links.ask("t", add("t"))
-    await until(lambda: links.problem is not None)
-    assert "cannot be reached" in str(links.problem)
+    await until(lambda: "cannot be reached" in str(links.problem))
     await links.close()
     await store.close()
     other.close()

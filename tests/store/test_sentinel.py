@@ -65,10 +65,11 @@ async def test_a_primary_that_wakes_up_too_late_is_not_returned_to(sentinels: Se
 
 
 def switched(sentinels: Sentinels) -> bool:
-    """Ask for a switch; whether it begins. A Sentinel takes a replica only once it has heard that it follows well."""
+    """Ask for a switch; whether it begins. A Sentinel takes a replica only once it has heard that it follows well, and
+    may have begun one by itself when the primary was slow."""
     answer = sentinels.sentinels[0].run_or_error("SENTINEL", "FAILOVER", "main")
-    assert answer in (b"OK", True) or "NOGOODSLAVE" in answer, answer
-    return answer in (b"OK", True)
+    assert answer in (b"OK", True) or "NOGOODSLAVE" in answer or "INPROG" in answer, answer
+    return answer in (b"OK", True) or "INPROG" in answer
 
 
 async def test_a_switch_by_hand_is_followed(sentinels: Sentinels, connected: Open) -> None:
@@ -96,6 +97,7 @@ async def test_sentinels_may_be_down_while_one_answers(sentinels: Sentinels, con
         sentinels.sentinels[0].thaw()
 
 
+@pytest.mark.usefixtures("patience")
 async def test_what_is_told_when_no_primary_is_found(sentinels: Sentinels, tmp_path: Path) -> None:
     cases = {
         sentinels.url.replace("/main", "/other"): "know no service named 'other'",
@@ -111,6 +113,7 @@ async def test_what_is_told_when_no_primary_is_found(sentinels: Sentinels, tmp_p
         await store.close()
 
 
+@pytest.mark.usefixtures("patience")
 async def test_sentinels_with_a_password_of_their_own(tmp_path: Path, connected: Open) -> None:
     with Server(tmp_path / "primary") as primary:
         config = tmp_path / "sentinel.conf"
