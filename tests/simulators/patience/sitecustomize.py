@@ -5,9 +5,11 @@ answer as a machine needs that is busy with other tests. A router refuses calls 
 import router.holders
 import router.known
 import router.ledger
+import router.link
 import router.link_node
 import router.otel
 import router.store
+import router.store_client
 
 PATIENT = 20.0
 
@@ -16,4 +18,7 @@ router.link_node.PATIENCE = PATIENT
 router.store.ANSWER_LIMIT = PATIENT
 router.holders.ANSWER_LIMIT = PATIENT  # type: ignore[attr-defined]  # imported there by its name
 router.known.Memory.fetch.__defaults__ = (PATIENT,)
+router.link.Links.ask.__kwdefaults__["limit"] = PATIENT  # type: ignore[index]  # it has some
+router.store_client._CLIENT["socket_timeout"] = PATIENT  # type: ignore[index]  # a dict
+router.store_client.TURN_LIMIT = PATIENT
 router.otel.FLUSH_SECONDS = PATIENT  # type: ignore[misc]  # a constant where nobody is patient
