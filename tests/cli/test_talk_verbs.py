@@ -157,12 +157,12 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(router: Router) -> None:
         _until(parent, b"word3 ")
         os.write(parent, b"\x03")
         _until(parent, b"\n> ")
-        assert router.hung_up.wait(10)
+        assert router.hung_up.wait(30)
         router.pieces, router.pause = GOOD, 0.0
         os.write(parent, b"Again\n")
         assert b"Hello " in _until(parent, b"\n> ")
         os.write(parent, b"/exit\n")
-        assert talk.wait(10) == 0
+        assert talk.wait(60) == 0
     finally:
         talk.kill()
         talk.wait()
@@ -181,7 +181,7 @@ def _own_terminal() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so would their children
 
 
-def _until(handle: int, wanted: bytes, seconds: float = 30) -> bytes:
+def _until(handle: int, wanted: bytes, seconds: float = 60) -> bytes:
     seen, limit = b"", time.monotonic() + seconds
     while wanted not in seen.replace(b"\r", b""):
         assert time.monotonic() < limit, seen

@@ -31,6 +31,6 @@ def test_litellm_for_real() -> None:
         text=True,
         cwd=ROOT,
         env=environment,
-        timeout=300,
+        timeout=900,
     )
     assert found.returncode == 0, found.stdout[-8000:] + found.stderr[-2000:]
