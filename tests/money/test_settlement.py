@@ -252,9 +252,12 @@ def test_embeddings(paying: Bank, cloud: Simulator) -> None:
 
 @EACH
 @pytest.mark.parametrize("script", ["content-then-error", "content-then-reset", "content-then-end"])
-def test_a_failure_after_content(paying: Bank, account: Account, script: str, dialect: ClientDialect) -> None:
+def test_a_failure_after_content(
+    paying: Bank, account: Account, cloud: Simulator, script: str, dialect: ClientDialect
+) -> None:
     """What was delivered is charged; the text of the error is not."""
-    reply = account.client.ask(dialect, f"cloud/{script}@{account.id}", stream=True)
+    model = f"{script}@{account.id}"
+    reply = account.client.listen(dialect, f"cloud/{model}", cloud.until_told(model), PART)
     told = dialect.read(reply, stream=True)
     assert (told.text, told.complete) == (PART, False)
     assert_charged(paying, account, Charge(PROMPT, COUNTED_PART, "estimated", metrics={"errors": 1}))
