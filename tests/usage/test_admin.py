@@ -27,7 +27,7 @@ def get(port: int) -> Get:
     def fetch(path: str, token: str) -> tuple[int, Any]:
         request = Request(f"http://127.0.0.1:{port}{path}", headers={"authorization": f"Bearer {token}"})
         try:
-            with urlopen(request, timeout=10) as answer:
+            with urlopen(request, timeout=60) as answer:
                 status, body, kind = answer.status, answer.read(), answer.headers["content-type"]
         except HTTPError as refused:
             with refused:

@@ -21,6 +21,7 @@ from router.cli.main import app
 from router.recent import recent_name
 from router.records import Key
 from router.store import Store
+from tests.simulators.router import UNHURRIED
 from tests.usage.conftest import TOKEN
 
 
@@ -28,6 +29,7 @@ def command(directory: Path, *words: str) -> tuple[list[str], dict[str, str]]:
     config = directory / "switchyard.yaml"
     config.write_text(json.dumps({"data_dir": str(directory), "prices": {"usd_cny": 7}}))
     environ = {"PATH": os.environ["PATH"], "SWITCHYARD_CONFIG": str(config), "SWITCHYARD_ADMIN_TOKEN": TOKEN}
+    environ |= UNHURRIED
     return [sys.executable, "-m", "router.cli.main", *words], environ
 
 
@@ -117,7 +119,7 @@ async def test_following_shows_each_call_once_when_it_begins_and_once_when_it_en
 
     async def next_row() -> tuple[str, Any]:
         assert follower.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             row = json.loads(await follower.stdout.readline())
         return row["id"], row["status"]
 
@@ -130,7 +132,7 @@ async def test_following_shows_each_call_once_when_it_begins_and_once_when_it_en
             await cast("Any", store.redis).xadd(recent_name(team), {"r": json.dumps(entry)})
             assert await next_row() == ("next", entry.get("status"))
         follower.send_signal(signal.SIGINT)
-        out, err = await asyncio.wait_for(follower.communicate(), 20)
+        out, err = await asyncio.wait_for(follower.communicate(), 60)
         assert (out, err) == (b"", b"")
         assert follower.returncode == 0
     finally:
