@@ -11,6 +11,7 @@ What a stranger must be able to rely on:
 - An interrupted install heals: `.venv-incomplete` is there from before an environment of ours is touched until it is
   whole, and while it is there the next run starts over. An environment that someone else made is added to, never
   deleted.
+- A download that breaks is tried again, twice.
 - Two runs at once wait for each other (a lock on `.venv.lock`).
 """
 
@@ -29,6 +30,8 @@ STAMP = VENV / ".switchyard-stamp"
 INCOMPLETE = ROOT / ".venv-incomplete"
 LOCK = ROOT / "requirements.lock"
 PROJECT = ROOT / "pyproject.toml"
+PAUSES = (5.0, 20.0)
+"""Seconds before each further try to download: an index may be out of reach for a moment, a connection may break."""
 
 
 def say(text: str) -> None:
@@ -98,7 +101,16 @@ def install_lock() -> None:
         INCOMPLETE.touch()
     packages = sum(1 for line in LOCK.read_text().splitlines() if line and line[0] not in " #")
     say(f"installing {packages} packages with checked hashes (the first time: about 500 MB and a few minutes)")
-    pip("--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(LOCK), packages=packages)
+    wanted = ("--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(LOCK))
+    for pause in (*PAUSES, None):
+        try:
+            pip(*wanted, packages=packages)
+            break
+        except subprocess.CalledProcessError:
+            if pause is None:
+                raise
+            say(f"trying again in {pause:g} s; what has come already is kept")
+            time.sleep(pause)
 
 
 def build(wanted: tuple[str, str]) -> None:

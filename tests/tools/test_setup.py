@@ -107,6 +107,30 @@ def test_an_environment_that_is_not_whole_counts_as_none(environment: Path, lost
     assert setup_env.installed() == ()
 
 
+@pytest.mark.parametrize(("failures", "whole"), [(0, True), (2, True), (3, False)])
+def test_a_download_that_breaks_is_tried_again(
+    environment: Path, monkeypatch: pytest.MonkeyPatch, failures: int, whole: bool
+) -> None:
+    tries = 0
+
+    def pip(*_: str, packages: int) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= failures:
+            raise subprocess.CalledProcessError(1, "pip")
+
+    monkeypatch.setattr(setup_env, "works", lambda _: True)
+    monkeypatch.setattr(setup_env, "pip", pip)
+    monkeypatch.setattr(setup_env, "PAUSES", (0.0, 0.0))
+    if whole:
+        setup_env.install_lock()
+    else:
+        with pytest.raises(subprocess.CalledProcessError):
+            setup_env.install_lock()
+    assert tries == min(failures + 1, 3)
+    assert setup_env.INCOMPLETE.exists(), "it is whole once the project is installed, too"
+
+
 def test_an_interrupted_install_counts_as_none(environment: Path) -> None:
     setup_env.INCOMPLETE.touch()
     assert setup_env.installed() == ()
