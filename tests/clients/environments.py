@@ -24,7 +24,7 @@ from tests.simulators.router import ROOT
 
 HERE = Path(__file__).parent
 KEPT = ROOT / ".clients"
-INSTALL_SECONDS = 300.0
+INSTALL_SECONDS = 600.0
 
 
 def environment(name: str) -> Path:
@@ -41,13 +41,22 @@ def environment(name: str) -> Path:
             return python
         shutil.rmtree(folder, ignore_errors=True)
         _run(sys.executable, "-m", "venv", "--without-pip", str(folder))
-        pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "--no-input"]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            str(python),
+            "--disable-pip-version-check",
+            "--no-input",
+            "--retries=10",
+        ]
         _run(*pip, "install", "--quiet", "--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(lock))
         stamp.write_text(wanted)
     return python
 
 
-def tour(name: str, desk: Desk, seconds: float = 120.0) -> Mapping[str, str | None]:
+def tour(name: str, desk: Desk, seconds: float = 400.0) -> Mapping[str, str | None]:
     """Run `tests.clients.NAME_tour` in the environment NAME: what each of its checks came to, None when it is well."""
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
     done = subprocess.run(

@@ -13,6 +13,7 @@ from tests.simulators.client import Client
 from tests.simulators.ports import refused_port
 from tests.simulators.programs import need
 from tests.simulators.router import ROOT, RouterProcess
+from tests.simulators.waiting import until
 
 COMMAND = Path(sys.executable).with_name("switchyard")
 
@@ -35,7 +36,7 @@ def test_quick_start(tmp_path: Path) -> None:
     with router:
         seconds = time.monotonic() - began
         print(f"start to ready: {seconds:.2f} s")
-        assert seconds < 20  # 2 on an idle machine
+        assert seconds < 60  # 2 on an idle machine
         text = "\n".join(router.out)
         assert f"http://127.0.0.1:{router.port}/v1" in text
         assert re.fullmatch(r"sk-\S{20,}", router.key)
@@ -46,7 +47,7 @@ def test_quick_start(tmp_path: Path) -> None:
         line = router.wait_line("  curl ", router.out)
         assert router.key in line
         need("curl")
-        pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+        pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120, check=False)
         assert pasted.returncode == 0, pasted.stderr
         answer = json.loads(pasted.stdout)
         assert answer["choices"][0]["message"]["content"].strip()
@@ -60,8 +61,10 @@ def test_quick_start(tmp_path: Path) -> None:
         assert not [name for name in imported if name.partition(".")[0] == "litellm"]
         family = router.family()
     assert router.code == 0
-    left = [pid for pid in family if Path(f"/proc/{pid}").exists()]
-    assert not left, "the store and the model end with the router"
+    until(
+        lambda: not any(Path(f"/proc/{pid}").exists() for pid in family),
+        what="the store and the model end with the router",
+    )
 
     again = process(tmp_path)
     with again:

@@ -47,7 +47,8 @@ def unchunked(data: bytes) -> bytes:
 
 
 async def chat(model: LocalModel, text: str, **more: Any) -> dict[str, Any]:
-    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 24, **more}
+    """With a seed: the same answer each time."""
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 24, "seed": 7, **more}
     status, data, _ = await request(model, "POST", "/v1/chat/completions", body)
     assert status == 200, data
     answer: dict[str, Any] = json.loads(data)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,16 @@ from router import local_weights
 from router.local_model import LocalModel, ModelState, Pace
 from tests.local_model.ask import chat
 
-QUICK = Pace(look=0.2, answer=1.0, retry_first=0.05, follow=0.05)
+QUICK = Pace(look=0.2, retry_first=0.05, follow=0.05)
+"""A step of the inference loop may take as long as in a router that serves: right after its start the process reads the
+examples, and other tests share the machine."""
+BRISK = replace(QUICK, answer=1.0)
+"""For processes that will not answer."""
 
 
 @asynccontextmanager
-async def running(data: Path, **more: object) -> AsyncIterator[LocalModel]:
-    model = LocalModel(data, context=512, slots=1, pace=QUICK, **more)  # type: ignore[arg-type]  # on_state only
+async def running(data: Path, pace: Pace = QUICK, **more: object) -> AsyncIterator[LocalModel]:
+    model = LocalModel(data, context=512, slots=1, pace=pace, **more)  # type: ignore[arg-type]  # on_state only
     await model.start()
     try:
         yield model
@@ -82,7 +87,7 @@ async def test_a_killed_process_is_replaced(model_data: Path) -> None:
 
 
 async def test_a_process_that_hangs_is_replaced(model_data: Path) -> None:
-    async with running(model_data) as model:
+    async with running(model_data, BRISK) as model:
         assert await model.wait_ready(120), model.state
         first = model.pid
         assert first
@@ -95,12 +100,13 @@ async def test_a_process_that_hangs_is_replaced(model_data: Path) -> None:
 async def test_missing_signs_of_life_are_enough(model_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system does not tell that a process is stopped, or when it spins."""
     monkeypatch.setattr("router.local_model._is_stopped", lambda _: False)
-    async with running(model_data) as model:
+    told: list[ModelState] = []
+    async with running(model_data, BRISK, on_state=told.append) as model:
         assert await model.wait_ready(120), model.state
         assert model.pid
         os.kill(model.pid, signal.SIGSTOP)
         await until(lambda: model.starts == 2)
-        assert "no sign of life" in model.state.detail or model.state.state != "ready"
+        assert [state for state in told if "no sign of life" in state.detail]
 
 
 async def test_a_busy_process_is_left_alone(model_data: Path) -> None:
@@ -135,7 +141,7 @@ async def test_a_killed_router_leaves_no_process(model_data: Path) -> None:
     finally:
         router.kill()
         router.communicate()
-    await until(lambda: not lives(int(pid)), 10)
+    await until(lambda: not lives(int(pid)))
 
 
 async def test_two_routers_share_one_process_and_one_takes_over(model_data: Path) -> None:
@@ -144,7 +150,7 @@ async def test_two_routers_share_one_process_and_one_takes_over(model_data: Path
         await first.start()
         assert await first.wait_ready(120), first.state
         await second.start()
-        assert await second.wait_ready(10), second.state
+        assert await second.wait_ready(60), second.state
         assert (second.base_url, second.api_key, second.pid) == (first.base_url, first.api_key, None)
         assert (model_data / "demo" / "running.json").stat().st_mode & 0o077 == 0
         await first.stop()
@@ -185,7 +191,7 @@ async def test_damaged_weights_are_told_and_not_used(tmp_path: Path, monkeypatch
 async def test_an_unusable_directory_is_a_failure_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "demo").write_text("in the way")
     async with running(tmp_path) as model:
-        assert await model.wait_ready(10) is False
+        assert await model.wait_ready(60) is False
         assert model.state.state == "failed"
         assert str(tmp_path) in model.state.detail
 
@@ -196,7 +202,7 @@ async def test_stopping_while_it_loads_leaves_nothing(model_data: Path) -> None:
     await until(lambda: model.pid is not None)
     pid = model.pid
     assert pid
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         await model.stop()
     assert not Path(f"/proc/{pid}").exists()
     with contextlib.suppress(ChildProcessError):

@@ -99,10 +99,14 @@ async def test_an_ollama_client_is_answered(model: LocalModel) -> None:
 async def test_a_schema_and_text_reach_the_server(model: LocalModel) -> None:
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    answer = json.loads(await answered(model, openai({"messages": HELLO, "response_format": wanted}), OPENAI))
+    answer = json.loads(
+        await answered(model, openai({"messages": HELLO, "response_format": wanted, "seed": 1}), OPENAI)
+    )
     assert type(json.loads(answer["choices"][0]["message"]["content"])["ok"]) is bool
     text = json.loads(
-        await answered(model, openai({"prompt": "One, two, three, four,", "max_tokens": 4}, "completions"), OPENAI)
+        await answered(
+            model, openai({"prompt": "One, two, three, four,", "max_tokens": 4, "seed": 1}, "completions"), OPENAI
+        )
     )
     assert text["object"] == "text_completion"
     assert "five" in text["choices"][0]["text"]

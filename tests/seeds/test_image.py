@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +20,7 @@ from tests.seeds.running import PROGRAMS, run_python, run_shell
 from tests.simulators import dialects, scripts
 from tests.simulators.router import RouterProcess
 from tests.simulators.server import Exchange, Request, Simulator
+from tests.simulators.waiting import until
 
 URL = f"http://localhost:{PORT}"
 VISION = "llama3.2-vision:11b"
@@ -62,10 +62,8 @@ def router(door: None, module_serve: Serve, ollama: Simulator) -> RouterProcess:
     del config["providers"]["demo"]
     config["fallback"] = config["fallback"][:1]
     router = module_serve(config, {"OLLAMA_HOST": ollama.url})
-    deadline = time.monotonic() + 10
-    while "moondream" not in requests.get(f"{URL}/api/tags", timeout=5).text:  # in no config: the list was read
-        assert time.monotonic() < deadline, router.tail()
-        time.sleep(0.05)
+    # In no config: the list was read.
+    until(lambda: "moondream" in requests.get(f"{URL}/api/tags", timeout=60).text, what=router.tail)
     return router
 
 
