@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,15 @@ from tests.simulators.server import Exchange, Simulator
 
 STALL = 2.0
 """`write_stall_seconds` of this router."""
+FLOOD = 200_000_000
+"""Bytes that the script `flood` has to send."""
+
+
+def in_the_kernel() -> int:
+    """Bytes that the system may hold at most between two ends of a connection: it gives more to those who were quick
+    to read, even if they stop."""
+    limits = (Path(f"/proc/sys/net/ipv4/{name}").read_text().split()[2] for name in ("tcp_rmem", "tcp_wmem"))
+    return sum(map(int, limits))
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +72,10 @@ def test_back_pressure_and_the_end_of_patience(
         time.sleep(0.02)
     assert time.monotonic() - began > STALL * 0.6
     assert most - before < 32, "MB of the router grew"
+    taken = 8 * 1024 * 1024 + 2 * in_the_kernel()
+    assert taken < FLOOD
     for request in requests:
-        assert request.peer.sent < 24 * 1024 * 1024, "bytes were taken that nobody reads"
+        assert request.peer.sent < taken, "bytes were taken that nobody reads"
     log = stalling.log_of(f"cloud/{models[0]}")
     assert (log["status"], log["outcome"]) == (499, "client_stalled")
 
