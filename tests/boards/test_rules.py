@@ -25,7 +25,7 @@ def run(tool: str, *arguments: str, cwd: Path = RULES) -> str:
     if shutil.which(tool) is None:
         assert "CI" not in os.environ, f"{tool} is missing"
         pytest.skip(f"{tool} is missing")
-    done = subprocess.run([tool, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([tool, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

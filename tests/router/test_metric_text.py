@@ -113,7 +113,7 @@ def promtool(text: bytes) -> str:
         assert "CI" not in os.environ, "promtool is missing (Debian's package prometheus)"
         pytest.skip("promtool is missing")
     done = subprocess.run(
-        ["promtool", "check", "metrics"], input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60
+        ["promtool", "check", "metrics"], input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300
     )
     return done.stdout.decode() + (f"exit code {done.returncode}" if done.returncode else "")
 

