@@ -132,8 +132,8 @@ class Bank:
         assert held == leased
         return int(held)
 
-    def at_rest(self, account: str, seconds: float = 15.0) -> float:
-        """Wait until nothing is held; how long it took."""
+    def at_rest(self, account: str, seconds: float = 25.0) -> float:
+        """Wait until nothing is held; how long it took. (What nobody renews is swept after 30 seconds.)"""
         took = until(lambda: self.holds(account) == 0, seconds, lambda: f"{self.holds(account)} holds of {account}")
         for name in cast("list[bytes]", self.store.keys(f"sy:{{{account}}}:n:*")):
             for field, value in cast("dict[bytes, bytes]", self.store.hgetall(name)).items():
@@ -181,7 +181,7 @@ class Bank:
         found = (json.loads(line) for line in self.router.err[since:] if line.startswith("{"))
         return [line for line in found if line.get("event") == "request"]
 
-    def wait_lines(self, key: str, number: int, since: int = 0, seconds: float = 15.0) -> list[dict[str, Any]]:
+    def wait_lines(self, key: str, number: int, since: int = 0, seconds: float = 60.0) -> list[dict[str, Any]]:
         """The lines of a key's calls, once there are so many; more are a failure."""
 
         def own() -> list[dict[str, Any]]:

@@ -11,7 +11,13 @@ from tests.money import bank as banks
 from tests.money.bank import Bank
 from tests.simulators.router import UNHURRIED
 from tests.simulators.server import Simulator
-from tests.simulators.waiting import until
+from tests.simulators.waiting import one_day, until
+
+
+@pytest.fixture(autouse=True)
+def day() -> None:
+    """What is spent of a day, a week or a month is looked at before the next begins."""
+    one_day()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from tests.router.test_serve import sockets_of, workers_of
 from tests.simulators.client import OPENAI
 from tests.simulators.scripts import answer
 from tests.simulators.server import Simulator
+from tests.simulators.waiting import until
 
 CALLS, FIT = 200, 50
 BODY: Mapping[str, Any] = OPENAI.body("chat", stream=False, max_tokens=20)
@@ -147,16 +148,23 @@ def test_without_a_gate(pair: Bank, gate: Gate) -> None:
 
 def test_both_workers_take_part(pair: Bank, gate: Gate) -> None:
     account = pair.key(limits={"concurrency": CALLS})
-    before = {pid: len(sockets_of(pid)) for pid in workers_of(pair.router)}
-    assert len(before) == 2
-    shares: list[int] = []
-
-    def released() -> None:
-        shares.extend(len(sockets_of(pid)) - count for pid, count in before.items())
-        gate.release()
-
-    gate.close()
     data = chat(account.credential, BODY)
-    answers = crowd(pair.router.port, [data] * CALLS, lambda answered: answered + gate.arrived == CALLS, released)
-    assert {reply.status for reply in answers} == {200}
-    assert min(shares) > CALLS // 10, shares
+    workers = workers_of(pair.router)
+    assert len(workers) == 2
+
+    def shares() -> list[int]:
+        """The connections that each worker took of a crowd; on a busy machine one may take all of a crowd's."""
+        before = {pid: len(sockets_of(pid)) for pid in workers}
+        taken: list[int] = []
+
+        def released() -> None:
+            taken.extend(len(sockets_of(pid)) - count for pid, count in before.items())
+            gate.release()
+
+        gate.close()
+        answers = crowd(pair.router.port, [data] * CALLS, lambda answered: answered + gate.arrived == CALLS, released)
+        assert {reply.status for reply in answers} == {200}
+        pair.at_rest(account.team)
+        return taken
+
+    until(lambda: min(shares()) > CALLS // 10)

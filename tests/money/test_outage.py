@@ -22,11 +22,12 @@ from router.ledger import OUTAGE_CALLS
 from tests.conftest import Serve
 from tests.money import bank as banks
 from tests.money.bank import COST, Account, Bank, Gate, chat, crowd
+from tests.router.test_serve import Connections
 from tests.simulators.client import OLLAMA, OPENAI, Reply
 from tests.simulators.scripts import answer
 from tests.simulators.server import Simulator
 from tests.simulators.stores import Server
-from tests.simulators.waiting import until
+from tests.simulators.waiting import Pulse, until
 
 DECIDED = 0.3
 """Seconds within which a call is answered or refused."""
@@ -112,10 +113,22 @@ class Load(threading.Thread):
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self.join(30)
+        self.join(60)
 
     def statuses(self, since: float = 0.0) -> Counter[int]:
         return Counter(reply.status for at, reply in self.replies if at >= since)
+
+
+def decided(account: Account, model: str) -> int:
+    """The status of a call; the store, which is there, may be slow for a moment on a busy machine: then the next's."""
+    seen = [503]
+
+    def ask() -> bool:
+        seen.append(account.client.ask(OPENAI, model, stream=False).status)
+        return seen[-1] != 503
+
+    until(ask)
+    return seen[-1]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +153,15 @@ def test_a_frozen_store_under_load(
     local_load = Load(own, "own")
     endless = f"cloud/endless-slow@{team}"
     through = paying[1].client.open("POST", OPENAI.path, OPENAI.body(endless, stream=True))
-    with loads[0], loads[1], loads[2], local_load, through as outlives:
+    with (
+        Connections(bank.router) as both,
+        Pulse(lambda: both.statuses("GET", "/healthz", "")) as pulse,
+        loads[0],
+        loads[1],
+        loads[2],
+        local_load,
+        through as outlives,
+    ):
         assert outlives.status == 200
         until(lambda: all(load.statuses()[200] > 10 for load in (*loads, local_load)))
         threads = [threading.Thread(target=long_call) for _ in range(streams)]
@@ -149,11 +170,13 @@ def test_a_frozen_store_under_load(
         until(lambda: len(cloud.asked(f"slow@{team}")) == streams)
         began = time.monotonic()
         with frozen(store):
+            frozen_at = time.monotonic()
             time.sleep(seconds)
             for thread in threads:
-                thread.join(10)
+                thread.join(60)
         thawed = time.monotonic()
-        until(lambda: all(load.statuses(thawed)[200] > 3 for load in loads), 20)
+        until(lambda: all(load.statuses(thawed)[200] > 3 for load in loads))
+        pulse.stop()
         time.sleep(0.2 if seconds < LEASE else LEASE / 4)  # heartbeats and sweeps have met
         assert b"and on" in outlives.read(50_000 if seconds > 20 else 5_000)
 
@@ -163,11 +186,13 @@ def test_a_frozen_store_under_load(
     first = [min(at for at, reply in load.replies if at > thawed and reply.status == 200) for load in loads]
     print(f"{len(during)} calls while frozen, slowest {slow[-1]:.3f} s, median {slow[len(slow) // 2]:.4f} s;"
           f" back after {max(first) - thawed:.2f} s")  # fmt: skip
+    still = pulse.standstill(began, max(first))
     assert slow[int(len(slow) * 0.98)] < DECIDED
-    assert slow[-1] < 3 * DECIDED, "a busy machine has more time"
-    assert max(first) - thawed < BACK
+    assert slow[-1] < 3 * DECIDED + still, "a busy machine has more time"
+    assert max(first) - thawed < BACK + still
     for load in loads:
-        while_frozen = Counter(reply.status for at, reply in load.replies if began + 0.5 < at < thawed)
+        asked = [(at - reply.seconds, at, reply) for at, reply in load.replies]
+        while_frozen = Counter(reply.status for since, at, reply in asked if frozen_at + 0.5 < since and at < thawed)
         assert set(while_frozen) == {503}, while_frozen
     assert len(long_calls) == streams
     assert all(OPENAI.read(reply, stream=True).complete for reply in long_calls)
@@ -184,17 +209,17 @@ def test_a_frozen_store_under_load(
         "calls": paid + 1, "aborted": 1, "in": 7 * paid + left["tokens_in"], "out": 3 * paid + left["tokens_out"],
         "cost": COST * paid + left["cost"],
     }  # fmt: skip
-    until(lambda: bank.usage(team) == sums, 10, lambda: f"{bank.usage(team)} in place of {sums}")
+    until(lambda: bank.usage(team) == sums, what=lambda: f"{bank.usage(team)} in place of {sums}")
     bank.at_rest(team)
     bank.at_rest(own.team)
     assert sum(bank.counter(one, "budget_total")[0] for one in paying) == sums["cost"]
     answered = local_load.statuses()[200]
-    until(lambda: bank.usage(own.team).get("calls") == answered, 10, lambda: f"{bank.usage(own.team)}, {answered}")
+    until(lambda: bank.usage(own.team).get("calls") == answered, what=lambda: f"{bank.usage(own.team)}, {answered}")
     assert bank.counter(own, "budget_total") == (0, 0)
     assert cloud_calls(cloud, team) == streams
     # Nothing of it stays in the journals.
     folder = bank.router.directory / "data" / "journal"
-    until(lambda: all(path.stat().st_size == 0 for path in folder.iterdir()), 10)
+    until(lambda: all(path.stat().st_size == 0 for path in folder.iterdir()))
     said = "\n".join(line for line in bank.router.err if not line.startswith("{"))
     assert "Traceback" not in said, said[-3000:]
     rows = {row["id"] for row in bank.recent(team) if "status" not in row}
@@ -215,10 +240,10 @@ def test_local_models_for_keys_that_were_seen(open_bank: Open, store: Server, ga
     limited.append(bank.key("bounded"))
     unseen, disabled = bank.key(), bank.key()
     for account in (plain, rich, disabled, *limited):
-        assert account.client.ask(OPENAI, "own", stream=False).status == 200
+        assert decided(account, "own") == 200
         bank.at_rest(account.team)
     bank.change(disabled, state="disabled")
-    assert disabled.client.ask(OPENAI, "own", stream=False).status == 401
+    assert decided(disabled, "own") == 401
     with frozen(store):
         assert (
             plain.client.ask(OPENAI, "paid", stream=False).status == 503
@@ -246,10 +271,10 @@ def test_local_models_for_keys_that_were_seen(open_bank: Open, store: Server, ga
         assert Counter(reply.status for reply in answers) == {200: OUTAGE_CALLS, 503: more}
         # They give their places back.
         assert plain.client.ask(OPENAI, "own", stream=False).status == 200
-    until(lambda: bank.usage(plain.team).get("calls") == 1 + 2 + OUTAGE_CALLS + 1, 10, lambda: bank.usage(plain.team))
+    until(lambda: bank.usage(plain.team).get("calls") == 1 + 2 + OUTAGE_CALLS + 1, what=lambda: bank.usage(plain.team))
     until(lambda: bank.usage(rich.team).get("calls") == 3)
     assert bank.counter(rich, "budget_total") == (0, 0)
-    assert plain.client.ask(OPENAI, "paid", stream=False).status == 200
+    assert decided(plain, "paid") == 200
     for account in (plain, rich, *limited):
         bank.at_rest(account.team)
         ended = Counter(row["id"] for row in bank.recent(account.team) if "status" in row)
@@ -286,14 +311,14 @@ def test_a_kill_between_the_answer_and_its_settlement(
     until(lambda: len(cloud.asked(f"slow@{account.id}")) == number)
     store.freeze()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert len(found) == number
     assert all(OPENAI.read(reply, stream=True).complete for reply in found)
     folder = data / "journal"
     # A settlement waits for the store before it is kept.
     until(lambda: sum(path.read_bytes().count(b"\n") for path in folder.glob("*.jsonl")) == number)
     os.killpg(bank.router.process.pid, signal.SIGKILL)
-    bank.router.wait(10)
+    bank.router.wait(60)
     if lost:
         store.restart()
         assert bank.usage(account.team) == {}
@@ -303,7 +328,7 @@ def test_a_kill_between_the_answer_and_its_settlement(
     second = open_bank(1, data)
     wanted = {"calls": number, "in": 7 * number, "out": 3 * number, "cost": COST * number}
     took = until(lambda: all(path.stat().st_size == 0 for path in folder.glob("*.jsonl")))
-    until(lambda: second.usage(account.team) == wanted, 10, lambda: second.usage(account.team))
+    until(lambda: second.usage(account.team) == wanted, what=lambda: second.usage(account.team))
     second.at_rest(account.team)
     assert second.counter(account, "budget_total") == (COST * number, 0)
     assert second.counter(account, "max_requests") == (number, 0)

@@ -126,7 +126,7 @@ def test_a_refused_attempt_gives_back_what_it_took(limited: Bank, gate: Gate, cl
     name = "concurrency-alone-1"
     key = limited.key()
     gate.close()
-    with socket.create_connection(("127.0.0.1", limited.router.port), timeout=5) as link:
+    with socket.create_connection(("127.0.0.1", limited.router.port), timeout=60) as link:
         link.sendall(chat(key.credential, {**BODY, "model": name, "stream": True}))
         until(lambda: gate.arrived == 1)
         assert limited.counted(f"p:{name}", "all", "concurrency") == (0, 1)

@@ -16,7 +16,7 @@ from tests.money.bank import Account, Bank, chat, read_answer
 from tests.router.test_serve import Connections
 from tests.simulators.client import CLIENTS, OPENAI, ClientDialect, Reply
 from tests.simulators.server import Simulator
-from tests.simulators.waiting import until
+from tests.simulators.waiting import Pulse, until
 
 ENDS = 5.0
 """Seconds in which a live stream ends."""
@@ -108,12 +108,16 @@ def test_live_streams_end(pair: Bank, cloud: Simulator, way: Callable[[Bank, Acc
         writer.close()
 
     async def all_streams() -> None:
-        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             for request in requests:
                 group.create_task(stream(*request))
 
     going = f"endless-slow@{other.id}"
-    with other.client.open("POST", OPENAI.path, OPENAI.body(f"cloud/{going}", stream=True)) as kept:
+    with (
+        Connections(pair.router) as both,
+        Pulse(lambda: both.statuses("GET", "/healthz", "")) as pulse,
+        other.client.open("POST", OPENAI.path, OPENAI.body(f"cloud/{going}", stream=True)) as kept,
+    ):
         assert kept.status == 200
         readers = threading.Thread(target=lambda: asyncio.run(all_streams()))
         readers.start()
@@ -124,13 +128,14 @@ def test_live_streams_end(pair: Bank, cloud: Simulator, way: Callable[[Bank, Acc
         assert not ended
         way(pair, account)
         at = time.monotonic()
-        readers.join(30)
+        readers.join(60)
+        pulse.stop()
         assert len(ended) == len(requests)
         assert not cloud.asked(going)[0].peer.gone.is_set()
         kept.read1(100)
-    slowest = max(moment - at for moment, _, _ in ended.values())
-    print(f"ended after {slowest:.1f} s at most")
-    assert slowest < ENDS
+    last = max(moment for moment, _, _ in ended.values())
+    print(f"ended after {last - at:.1f} s at most")
+    assert last - at < ENDS + pulse.standstill(at, last)
     for model, (_, dialect, body) in ended.items():
         told = dialect.read(Reply(200, {}, body, 0), stream=True)
         assert told.error is not None, body[-300:]
@@ -163,7 +168,7 @@ def test_a_request_in_flight_does_not_bring_it_back(pair: Bank, cloud: Simulator
         revoke(pair, account)
         assert both.statuses("POST", OPENAI.path, account.credential, BODY) == [401, 401]
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
         pair.at_rest(account.team)
         # What had begun was answered or cut, and charged; and the key is as dead as before.
         assert len(replies) == len(bodies)
@@ -184,7 +189,7 @@ def test_a_change_of_rights_ends_no_stream(pair: Bank, cloud: Simulator) -> None
     call.start()
     cloud.wait_for(model)
     pair.change(account, deny=["cloud/*"], limits={"rpm": 0})
-    call.join(10)
+    call.join(60)
     assert OPENAI.read(found[0], stream=True).complete
     assert account.client.ask(OPENAI, "cloud/answer", stream=False).status == 403
     pair.at_rest(account.team)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.money.bank import INPUT, OUTPUT, Account, Bank, chat
+from tests.router.test_serve import Connections
 from tests.simulators.client import OPENAI
 from tests.simulators.dialects import USAGE
 from tests.simulators.server import Exchange, Simulator
@@ -124,20 +125,23 @@ def test_a_thousand_streams(pair: Bank, cloud: Simulator, clock: Clock, seed: in
     ways = Counter(way for way, _ in went.values())
     assert min(ways.values()) > STREAMS // 20, ways
 
-    pair.at_rest(account, 20)
-    asked = [model for model in went if model in clock.delivered]
-
     def lines() -> list[dict[str, Any]]:
         return [line for line in pair.lines(since) if (line["model"] or "").startswith(f"cloud/ticking@{seed}-")]
 
-    # Who left before the whole request was read made no call.
-    known: list[int] = []
+    # Who left before the whole request was read made no call: all is over when nothing has come for some time, in
+    # which both workers and the store have answered again and again.
+    known: list[tuple[int, int, int]] = []
 
     def over() -> bool:
-        known.append(len(lines()))
-        return len(known) > 10 and len(set(known[-10:])) == 1
+        assert both.statuses("GET", "/healthz", "") == [200, 200]
+        held = pair.holds(account)
+        known.append((len(clock.delivered), len(lines()), len(pair.tombstones(account))))
+        return held == 0 and len(known) > 20 and len(set(known[-20:])) == 1
 
-    until(over, 20)
+    with Connections(pair.router) as both:
+        until(over)
+    pair.at_rest(account)
+    asked = [model for model in went if model in clock.delivered]
     found = lines()
     by_model = {line["model"].partition("/")[2]: line for line in found}
     assert len(by_model) == len(found), "one line for each"
@@ -191,6 +195,9 @@ def test_a_thousand_streams(pair: Bank, cloud: Simulator, clock: Clock, seed: in
     assert sum(pair.usage(account, one.id)["cost"] for one in accounts) == cost
     assert {pair.counter(accounts[0], "concurrency", scope) for scope in (None, "team")} == {(0, 0)}
 
-    metrics = pair.admin.request("GET", "/metrics").body.decode()
-    in_flight = [line for line in metrics.splitlines() if "in_flight" in line and not line.startswith("#")]
-    assert [float(line.rsplit(" ", 1)[1]) for line in in_flight] == [0.0], in_flight
+    def in_flight() -> list[float]:
+        metrics = pair.admin.request("GET", "/metrics").body.decode()
+        named = [line for line in metrics.splitlines() if "in_flight" in line and not line.startswith("#")]
+        return [float(line.rsplit(" ", 1)[1]) for line in named]
+
+    until(lambda: in_flight() == [0.0], what=in_flight)

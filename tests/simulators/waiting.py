@@ -19,6 +19,13 @@ def until(true: Callable[[], object], seconds: float = 60.0, what: object = "it"
     return time.monotonic() - began
 
 
+def one_day(seconds: float = 60.0) -> None:
+    """What takes so long from now on lies on one day (of UTC): where that ends sooner, the next is waited for."""
+    left = 86400 - time.time() % 86400
+    if left < seconds:
+        time.sleep(left + 0.1)
+
+
 class Pulse:
     """Asks for something that needs nothing, again and again: when it took long, the machine or the one who was asked
     stood still, and whatever else was measured meanwhile took as much longer."""
