@@ -9,7 +9,7 @@ import pytest
 from tests.clients import upstream
 from tests.clients.desk import Desk
 from tests.simulators.dialects import SECRET
-from tests.simulators.router import PATIENT, RouterProcess
+from tests.simulators.router import PATIENT, UNHURRIED, RouterProcess
 from tests.simulators.server import Simulator, free_port
 
 
@@ -40,7 +40,7 @@ def clients_router(
         },
         "fallback": [],
     }
-    router = RouterProcess(tmp_path_factory.mktemp("clients"), config)
+    router = RouterProcess(tmp_path_factory.mktemp("clients"), config, UNHURRIED)
     door = free_port()
     listen = [{"host": "127.0.0.1", "port": router.port}, {"host": "127.0.0.1", "port": door, "anonymous": "guest"}]
     router.write_config({**config, "server": {"listen": listen}})

@@ -67,7 +67,7 @@ def house(module_serve: Serve, cloud: Simulator, local: Simulator, tmp_path_fact
     prices.write_text(json.dumps(PRICES))
     config = routers.providers(cloud.url, local.url)
     config["models"]["failing"] = {"targets": ["cloud/500@pages"], "fallback": []}
-    router = module_serve(config | {"prices": {"file": str(prices), "usd_cny": USD_CNY}})
+    router = module_serve(config | {"prices": {"file": str(prices), "usd_cny": USD_CNY}}, routers.UNHURRIED)
     admin = Client(router.port, router.admin_token)
     noon = {"timezone": f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"}  # where today neither began just now nor ends soon
     assert admin.request("PATCH", "/admin/api/teams/default", noon).status == 200
@@ -457,7 +457,7 @@ def test_it_says_what_is_wrong_and_finds_the_router_again(
     serve: Serve, browser: Browser, cloud: Simulator, local: Simulator
 ) -> None:
     config = routers.providers(cloud.url, local.url)
-    router = serve(config)
+    router = serve(config, routers.UNHURRIED)
     client = Client(router.port, router.key)
     assert {client.ask(OPENAI, "down/nobody", stream=False).status for _ in range(5)} == {200}  # the breaker opens
     router.write_config({**config, "models": {"chat": {"targets": ["nowhere/x"]}}})

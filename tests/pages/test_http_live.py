@@ -55,7 +55,7 @@ class Office:
 def office(module_serve: Serve, cloud: Simulator, local: Simulator) -> Office:
     config = routers.providers(cloud.url, local.url)
     config["models"]["*"] = {"targets": ["cloud/*"]}
-    return Office(module_serve(config, arguments=["--workers", "2"]))
+    return Office(module_serve(config, routers.UNHURRIED, ["--workers", "2"]))
 
 
 def eventually(look: Callable[[], bool]) -> None:
@@ -204,7 +204,7 @@ def test_a_restart_keeps_sessions_and_open_tails_do_not_hold_it_up(
     tmp_path: Path, cloud: Simulator, local: Simulator
 ) -> None:
     config = routers.providers(cloud.url, local.url)
-    first = RouterProcess(tmp_path, config).start()
+    first = RouterProcess(tmp_path, config, routers.UNHURRIED).start()
     office = Office(first)
     with office.site.watch() as tail:
         tail.until("state")
@@ -213,5 +213,5 @@ def test_a_restart_keeps_sessions_and_open_tails_do_not_hold_it_up(
         assert first.wait(60) == 0
     assert not re.search("Traceback|ERROR", "\n".join(first.err))
     assert office.router.admin_token not in "\n".join(first.err)
-    with RouterProcess(tmp_path, config) as second:
+    with RouterProcess(tmp_path, config, routers.UNHURRIED) as second:
         assert office.site.copy(second.port).signed_in()

@@ -51,7 +51,7 @@ def stranger() -> Iterator[Any]:
 def test_another_site_cannot_act_for_who_is_signed_in(
     serve: Serve, cloud: Simulator, local: Simulator, stranger: Any
 ) -> None:
-    router = serve(routers.providers(cloud.url, local.url))
+    router = serve(routers.providers(cloud.url, local.url), routers.UNHURRIED)
     stranger.page = PAGE.format(url=router.url, secret=router.key)
     outside = f"http://localhost:{stranger.server_address[1]}/"
     with chromium() as browser:

@@ -18,7 +18,7 @@ from tests.conftest import Serve
 from tests.seeds.conftest import PORT, shipped_config
 from tests.seeds.running import PROGRAMS, run_python, run_shell
 from tests.simulators import dialects, scripts
-from tests.simulators.router import RouterProcess
+from tests.simulators.router import UNHURRIED, RouterProcess
 from tests.simulators.server import Exchange, Request, Simulator
 from tests.simulators.waiting import until
 
@@ -61,7 +61,7 @@ def router(door: None, module_serve: Serve, ollama: Simulator) -> RouterProcess:
     config = shipped_config()
     del config["providers"]["demo"]
     config["fallback"] = config["fallback"][:1]
-    router = module_serve(config, {"OLLAMA_HOST": ollama.url})
+    router = module_serve(config, {**UNHURRIED, "OLLAMA_HOST": ollama.url})
     # In no config: the list was read.
     until(lambda: "moondream" in requests.get(f"{URL}/api/tags", timeout=60).text, what=router.tail)
     return router

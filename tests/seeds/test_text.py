@@ -13,7 +13,7 @@ import requests
 from tests.conftest import Serve
 from tests.seeds.conftest import PORT, shipped_config
 from tests.seeds.running import PROGRAMS, Printed, run_python, run_shell
-from tests.simulators.router import RouterProcess
+from tests.simulators.router import UNHURRIED, RouterProcess
 
 URL = f"http://localhost:{PORT}"
 CHINESE = re.compile("[\u4e00-\u9fff]")
@@ -21,7 +21,7 @@ CHINESE = re.compile("[\u4e00-\u9fff]")
 
 @pytest.fixture(scope="module")
 def router(door: None, module_serve: Serve) -> RouterProcess:
-    return module_serve(shipped_config())
+    return module_serve(shipped_config(), UNHURRIED)
 
 
 def ran(name: str) -> Printed:

@@ -2,6 +2,8 @@
 answer as a machine needs that is busy with other tests. A router refuses calls when it takes longer than this.
 """
 
+import router.admin.pages.overview_page
+import router.admin.pages.sessions
 import router.holders
 import router.known
 import router.ledger
@@ -22,3 +24,6 @@ router.link.Links.ask.__kwdefaults__["limit"] = PATIENT  # type: ignore[index]  
 router.store_client._CLIENT["socket_timeout"] = PATIENT  # type: ignore[index]  # a dict
 router.store_client.TURN_LIMIT = PATIENT
 router.otel.FLUSH_SECONDS = PATIENT  # type: ignore[misc]  # a constant where nobody is patient
+router.admin.pages.sessions.ANSWER = PATIENT  # type: ignore[misc]  # so are these
+router.admin.pages.overview_page.PATIENCE = PATIENT  # type: ignore[misc]
+router.admin.pages.overview_page.OWN_PATIENCE = PATIENT  # type: ignore[misc]
