@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from router.embedded import Embedded, InUse, Role, StoreError, ping
 from router.nodes import NotPrimary, Servers, primary, read, socket_server, view
@@ -281,7 +281,11 @@ class Store:
     async def _examine(self) -> str | None:
         """First contact: the kind of server, version and settings, then the gates."""
         if self.servers.kind == "cluster":
-            await self.redis.aclose()  # it opens again by itself, and then knows who is a primary now
+            # The client learns who is a primary now. It is not closed for that: others have commands under way.
+            nodes = cast("Any", self.redis).nodes_manager
+            with contextlib.suppress(RedisClusterException):  # what is wrong is told below
+                if nodes.slots_cache:
+                    await nodes.initialize()
         warnings: list[str] = []
         for text in await self.everywhere("INFO", "everything"):
             if isinstance(text, Refused):

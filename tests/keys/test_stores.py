@@ -3,6 +3,7 @@ slots."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -41,6 +42,22 @@ async def keys_at(url: str, directory: Path, opened: AsyncExitStack) -> Keys:
     keys = Keys(store, PEPPER)
     assert await keys.check_pepper() is None
     return keys
+
+
+async def test_a_second_examination_of_a_cluster_ends_nobodys_command(
+    cluster: Cluster, tmp_path: Path, opened: AsyncExitStack
+) -> None:
+    """One answer to the watcher came late: that is no reason for others to lose theirs."""
+    keys = await keys_at(cluster.url, tmp_path, opened)
+    store = keys.cabinet.store
+    waiting = asyncio.create_task(store.run("BLPOP", "sy:{x}:list", 0))
+    async with asyncio.timeout(60):
+        while not any(server.run("INFO", "clients")["blocked_clients"] for server in cluster.servers):  # noqa: ASYNC110 - told by the servers
+            await asyncio.sleep(0.02)
+    store.told("it does not answer")
+    assert await store.ready() is None
+    await store.run("RPUSH", "sy:{x}:list", "v")
+    assert (await waiting)[1] == b"v"
 
 
 async def test_a_whole_life_on_a_cluster_with_what_was_moved_there(
