@@ -14,7 +14,7 @@ from tests.simulators import router as routers
 from tests.simulators.client import OLLAMA, OPENAI, Client, Reply
 from tests.simulators.router import UNHURRIED, RouterProcess
 from tests.simulators.server import Simulator
-from tests.simulators.waiting import until
+from tests.simulators.waiting import one_day, until
 
 PRICES = {
     "prices": [
@@ -87,14 +87,12 @@ def settled(admin: Client, key: str, calls: int) -> Any:
 
 
 @pytest.fixture
-def one_day() -> None:
-    """Calls and looks at today's sums lie on one day (of UTC): where it ends soon, they wait for the next."""
-    left = 86400 - time.time() % 86400
-    if left < 60:
-        time.sleep(left + 0.1)
+def today() -> None:
+    """Calls and looks at today's sums lie on one day."""
+    one_day()
 
 
-@pytest.mark.usefixtures("one_day")
+@pytest.mark.usefixtures("today")
 def test_sums_are_what_the_simulator_delivered(new_key: NewKey, admin: Client, fresh: Callable[[str], str]) -> None:
     key, client = new_key()
     model, unreachable = fresh("answer"), fresh("answer")
@@ -162,7 +160,7 @@ def limits_of(answer: Any) -> dict[str, Any]:
     return {limit["name"]: limit for limit in answer["limits"]}
 
 
-@pytest.mark.usefixtures("one_day")
+@pytest.mark.usefixtures("today")
 def test_limits_show_what_is_spent(new_key: NewKey, admin: Client, fresh: Callable[[str], str]) -> None:
     limits = {"rpm": 60, "concurrency": 4, "budget": {"total": "2usd", "month": "100cny"}, "max_requests": 50}
     team = admin.request("POST", "/admin/api/teams", {"name": "limits show", "limits": {"budget": {"day": "1usd"}}})
@@ -194,7 +192,7 @@ def test_limits_show_what_is_spent(new_key: NewKey, admin: Client, fresh: Callab
         assert told(client, path) == {"object": "list", "total_usage": 2.6}
 
 
-@pytest.mark.usefixtures("one_day")
+@pytest.mark.usefixtures("today")
 def test_balance_without_limits(new_key: NewKey, admin: Client, fresh: Callable[[str], str]) -> None:
     key, client = new_key()
     assert client.ask(OPENAI, f"cloud/{fresh('answer')}", stream=False).status == 200
