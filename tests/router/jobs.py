@@ -143,7 +143,6 @@ class Bench:
         self.snapshot: Snapshot = compile_snapshot(config_of(CONFIG))
         self.health = Health(loop.time, lambda: 0.5)
         self.engine = Engine({"http": upstream}, self.health, {}, clock=loop.time, monotonic=loop.time)
-        self.engine.resize(self.snapshot.providers)
 
     def plan(self, model: str) -> Plan:
         return plan(self.snapshot, model, self.call(model, False).needs, Rights(), lambda *_: None, lambda: 0.5)

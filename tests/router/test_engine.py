@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 
-from providers.errors import NoTarget, RateLimited, TimedOut, Unavailable
+from providers.errors import NoTarget, TimedOut, Unavailable
 from router.health import FAILURES, OPEN_SECONDS, Block
 from router.places import NoPlace
 from router.routing import Attempt, Plan, Skipped, Target
@@ -166,7 +166,7 @@ def test_a_client_that_leaves_frees_its_place_and_the_probe() -> None:
 def test_the_reason_of_a_fallback_is_that_of_the_plan_though_the_pause_is_over_by_now() -> None:
     class Late(Bench):
         def plan(self, model: str) -> Plan:
-            block = Block(RateLimited("too many"), 0.001, cooldown=True)
+            block = Block("rate_limited", 0.001, None, cooldown=True)
             left_out = Skipped("cloud/m", "unhealthy", str(block), "target", block)
             return Plan(
                 model, "exact", (Attempt(Target(self.snapshot.providers["box"], "m"), "fallback"),), (left_out,)
