@@ -26,7 +26,8 @@ from typing import Final
 from rich.console import Console
 
 from tests.demo_traffic import prometheus, summary
-from tests.demo_traffic.house import House, opened
+from tests.demo_traffic.caller import Seen
+from tests.demo_traffic.house import House, opened, until
 from tests.demo_traffic.sums import OF_METRICS, differences, of_clients, of_ledger, of_metrics, samples_of
 from tests.demo_traffic.traffic import PACE, Traffic
 
@@ -115,6 +116,7 @@ def _run(chosen: argparse.Namespace, folder: Path, console: Console) -> int:
 def conclude(house: House, traffic: Traffic, console: Console) -> list[str]:
     """The tables at the end, and where the books differ."""
     at_rest(house)
+    in_the_books(house, traffic.seen)
     console.print()
     console.print(summary.calls(traffic.seen))
     console.print(summary.answers(traffic.seen))
@@ -147,6 +149,13 @@ def at_rest(house: House, seconds: float = SETTLE_SECONDS) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"not at rest within {seconds:g} s: {', '.join(busy)}")
         time.sleep(0.5)
+
+
+def in_the_books(house: House, seen: Sequence[Seen], seconds: float = SETTLE_SECONDS) -> None:
+    """Wait until each call is in the log, and what was settled in the ledger. Raises TimeoutError."""
+    until(lambda: len(house.lines()) >= len(seen), seconds, "a line of each call")
+    settled = of_clients(house, seen).settled
+    until(lambda: of_ledger(house).settled >= settled, seconds, "the ledger has each call")
 
 
 def _stay(house: House, traffic: Traffic, console: Console, places: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ import pytest
 
 from tests.boards.queries import board_queries, json_queries, rule_queries, rules, selectors
 from tests.demo_traffic import prometheus
-from tests.demo_traffic.__main__ import at_rest
+from tests.demo_traffic.__main__ import at_rest, in_the_books
 from tests.demo_traffic.caller import Seen
 from tests.demo_traffic.house import House, opened, until
 from tests.demo_traffic.prometheus import Prometheus
@@ -99,6 +99,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         traffic = Traffic(house, length=length, say=lambda _: None)
         asyncio.run(traffic.play())
         at_rest(house)
+        in_the_books(house, traffic.seen)
         scraping.scraped_after(time.time())
         clients, ledger = of_clients(house, traffic.seen), of_ledger(house)
         yield Run(house, scraping, traffic, began, time.time(), clients, ledger)
