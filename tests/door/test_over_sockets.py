@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -98,6 +99,7 @@ def manager(door: RouterProcess) -> str:
     made = subprocess.run(
         [sys.executable, "-m", "router.cli.main", *command, "--config", str(door.config_path)],
         cwd=ROOT,
+        env={**os.environ, **UNHURRIED},
         capture_output=True,
         timeout=120,
         check=True,
