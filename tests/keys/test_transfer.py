@@ -35,14 +35,15 @@ async def filled(keys: Keys, store: Store) -> dict[str, str]:
     limits = parse_limits({"budget": {"day": "5usd"}, "rpm": 7})
     await keys.teams.create(TeamChange(name="Web", timezone="Asia/Shanghai", limits=limits))
     made = {}
+    hour = int(keys.clock()) // 3600
     for name, team in (("a", "Web"), ("b", "Web"), ("c", "")):
         key, made[name] = await keys.create(Change(name=name, team=team, limits=limits))
         fields = ("budget_day:s", "1250", "budget_day:w", "1800000000", "budget_day:h", "99")
         await store.run("HSET", counters_name(key.team, key.id), *fields)
         await store.run("HSET", counters_name(key.team, "team"), *fields)
         await store.run("HSET", f"sy:{{{key.team}}}:used", key.id, "1800000000")
-        await store.run("HSET", f"sy:{{{key.team}}}:uh:{int(keys.clock()) // 3600}", f"{key.id}\tm\tp\tcalls", "3")
-        await store.run("EXPIRE", f"sy:{{{key.team}}}:uh:{int(keys.clock()) // 3600}", "1000")
+        await store.run("HSET", f"sy:{{{key.team}}}:uh:{hour}", f"{key.id}\tm\tp\tcalls", "3")
+        await store.run("EXPIRE", f"sy:{{{key.team}}}:uh:{hour}", "1000")
     await keys.bootstrap()
     await keys.rotate("b", 3600)
     await keys.revoke("c")
