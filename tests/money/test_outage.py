@@ -24,6 +24,7 @@ from tests.money import bank as banks
 from tests.money.bank import COST, Account, Bank, Gate, chat, crowd
 from tests.router.test_serve import Connections
 from tests.simulators.client import OLLAMA, OPENAI, Reply
+from tests.simulators.router import journal
 from tests.simulators.scripts import answer
 from tests.simulators.server import Simulator
 from tests.simulators.stores import Server
@@ -218,8 +219,7 @@ def test_a_frozen_store_under_load(
     assert bank.counter(own, "budget_total") == (0, 0)
     assert cloud_calls(cloud, team) == streams
     # Nothing of it stays in the journals.
-    folder = bank.router.directory / "data" / "journal"
-    until(lambda: all(path.stat().st_size == 0 for path in folder.iterdir()))
+    until(lambda: journal(bank.router.directory / "data") == [])
     said = "\n".join(line for line in bank.router.err if not line.startswith("{"))
     assert "Traceback" not in said, said[-3000:]
     rows = {row["id"] for row in bank.recent(team) if "status" not in row}
@@ -314,9 +314,8 @@ def test_a_kill_between_the_answer_and_its_settlement(
         thread.join(60)
     assert len(found) == number
     assert all(OPENAI.read(reply, stream=True).complete for reply in found)
-    folder = data / "journal"
     # A settlement waits for the store before it is kept.
-    until(lambda: sum(path.read_bytes().count(b"\n") for path in folder.glob("*.jsonl")) == number)
+    until(lambda: sum(line.endswith(b"\n") for line in journal(data)) == number)
     os.killpg(bank.router.process.pid, signal.SIGKILL)
     bank.router.wait(60)
     if lost:
@@ -327,7 +326,7 @@ def test_a_kill_between_the_answer_and_its_settlement(
         store.thaw()
     second = open_bank(1, data)
     wanted = {"calls": number, "in": 7 * number, "out": 3 * number, "cost": COST * number}
-    took = until(lambda: all(path.stat().st_size == 0 for path in folder.glob("*.jsonl")))
+    took = until(lambda: journal(data) == [])
     until(lambda: second.usage(account.team) == wanted, what=lambda: second.usage(account.team))
     second.at_rest(account.team)
     assert second.counter(account, "budget_total") == (COST * number, 0)

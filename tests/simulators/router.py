@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,16 @@ class RouterProcess:
             with self._news:
                 lines.append(line.decode("utf-8", "replace").rstrip("\n"))
                 self._news.notify_all()
+
+
+def journal(data: Path) -> list[bytes]:
+    """The settlements that wait in the journals of a data directory. Its routers rename files there, and remove them
+    when they are sent."""
+    lines: list[bytes] = []
+    for path in (data / "journal").glob("*"):
+        with suppress(FileNotFoundError):
+            lines += path.read_bytes().splitlines(keepends=True)
+    return lines
 
 
 def _clean_environment() -> dict[str, str]:

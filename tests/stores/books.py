@@ -94,8 +94,8 @@ class Books:
         return {row["id"] for row in rows} - ended
 
 
-def at_rest(stores: Iterable[Redis], seconds: float = 15.0) -> Books:
-    """The books once nothing is held any more."""
+def at_rest(stores: Iterable[Redis], seconds: float = 25.0) -> Books:
+    """The books once nothing is held any more. (What nobody renews is swept after 30 seconds.)"""
     stores = list(stores)
     until(lambda: Books(stores).rest, "nothing is held", seconds)
     return Books(stores)

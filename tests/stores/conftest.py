@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.simulators.waiting import one_day
 from tests.stores.paid import Paid
 from tests.stores.stands import House, house
 
@@ -17,6 +18,12 @@ Record = Callable[[str, object], None]
 
 class Build(Protocol):
     def __call__(self, kind: str, **options: Any) -> House: ...
+
+
+@pytest.fixture(autouse=True)
+def day() -> None:
+    """What is spent of a day is looked at before the next begins."""
+    one_day()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ class Delay:
 
     def __enter__(self) -> Delay:
         self._thread.start()
-        assert self._ready.wait(5)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:

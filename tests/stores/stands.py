@@ -16,7 +16,7 @@ from typing import Any
 from redis import Redis
 
 from tests.simulators.client import Client, Reply
-from tests.simulators.router import KEY_VARIABLE, ROOT, RouterProcess
+from tests.simulators.router import KEY_VARIABLE, ROOT, RouterProcess, journal
 from tests.simulators.stores import Cluster, Sentinels, Server, until
 from tests.stores.books import Books, at_rest
 from tests.stores.load import Load
@@ -81,6 +81,8 @@ class House:
     stand: Stand
     router: RouterProcess
     paid: Paid
+    env: Mapping[str, str]
+    """Of the router, beyond what every router here has; commands have it too."""
 
     @property
     def admin(self) -> Client:
@@ -98,10 +100,10 @@ class House:
         """`switchyard WORDS` with the router's config, while it serves."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SWITCHYARD_")}
         environ |= {"SWITCHYARD_CONFIG": str(self.router.config_path), "SWITCHYARD_PEPPER": PEPPER}
-        environ |= {KEY_VARIABLE: "unused", **(env or {})}
+        environ |= {KEY_VARIABLE: "unused", **self.env, **(env or {})}
         command = [sys.executable, "-m", "router.cli.main", *words]
         return subprocess.run(
-            command, env=environ, cwd=ROOT, input=given, capture_output=True, text=True, timeout=60, check=False
+            command, env=environ, cwd=ROOT, input=given, capture_output=True, text=True, timeout=120, check=False
         )
 
     def told(self, *words: str) -> Any:
@@ -112,25 +114,30 @@ class House:
 
     def key(self, name: str, team: str = "default", **fields: Any) -> tuple[str, str]:
         """A new key's id and secret, by the admin API."""
-        made = self.admin.request("POST", "/admin/api/keys", {"name": name, "team": team, **fields})
-        assert made.status == 201, made.body
-        return made.json["id"], made.json["key"]
+        made: list[Reply] = []
 
-    def books(self, seconds: float = 15.0) -> Books:
+        def ask() -> bool:
+            made.append(self.admin.request("POST", "/admin/api/keys", {"name": name, "team": team, **fields}))
+            return made[-1].status != 503  # a store that is slow for a moment, on a busy machine
+
+        until(ask, "a key")
+        assert made[-1].status == 201, made[-1].body
+        return made[-1].json["id"], made[-1].json["key"]
+
+    def books(self, seconds: float = 25.0) -> Books:
         """Once nothing is held and nothing waits in a journal."""
         books = at_rest(self.stand.primaries(), seconds)
-        until(lambda: not self.journal(), "the journal is empty", seconds)
+        until(lambda: not self.journal(), "the journal is empty")
         return books
 
     def journal(self) -> list[str]:
         """The settlements that wait in journals."""
-        folder = self.router.directory / "data" / "journal"
-        return [line for path in folder.glob("*") for line in path.read_text().splitlines()]
+        return [line.decode() for line in journal(self.router.directory / "data")]
 
     def ready(self) -> Reply:
         return self.admin.request("GET", "/readyz")
 
-    def until_ready(self, seconds: float = 20.0) -> None:
+    def until_ready(self, seconds: float = 60.0) -> None:
         until(lambda: self.ready().status == 200, "the router is ready", seconds)
 
     def metric(self, name: str) -> float | None:
@@ -162,7 +169,7 @@ def housed(
     told = config(paid.url, place.url, home / "prices.yaml", **more)
     router = RouterProcess(home, told, {"SWITCHYARD_PEPPER": PEPPER, **(env or {})}, ["--workers", str(workers)])
     with router:
-        made = House(place, router, paid)
+        made = House(place, router, paid, env or {})
         made.until_ready()
         yield made
     assert not any("Traceback" in line for line in router.err), router.tail()

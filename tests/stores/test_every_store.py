@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from tests.router.test_serve import Connections
 from tests.simulators.client import OPENAI, Client, Reply
+from tests.simulators.router import UNHURRIED
 from tests.simulators.stores import until
+from tests.simulators.waiting import Pulse
 from tests.stores.paid import COST_OF_ONE, Paid
 from tests.stores.stands import KINDS, House, house
 
@@ -28,7 +31,7 @@ ELSEWHERE = {"embedded": "cluster", "cluster": "embedded", "redis": "sentinel", 
     params=[pytest.param(kind, marks=pytest.mark.slow) if kind != "cluster" else kind for kind in KINDS],
 )
 def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with Paid() as paid, house(request.param, tmp_path_factory.mktemp(request.param), paid) as made:
+    with Paid() as paid, house(request.param, tmp_path_factory.mktemp(request.param), paid, env=UNHURRIED) as made:
         yield made
         assert not paid.failures, paid.failures
 
@@ -127,7 +130,11 @@ def test_a_revoked_key_is_refused_on_its_next_call_and_its_streams_end(home: Hou
     client = home.client(key)
     many = [Client(home.router.port, key) for _ in range(8)]
     assert client.ask(OPENAI, "sim/paid", stream=False).status == 200
-    with home.load(key, model="sim/lasting@30", callers=6, most=1, stream=True) as load:
+    with (
+        Connections(home.router) as both,
+        Pulse(lambda: both.statuses("GET", "/healthz", "")) as pulse,
+        home.load(key, model="sim/lasting@30", callers=6, most=1, stream=True) as load,
+    ):
         until(lambda: len(home.paid.asked("lasting@30")) == 6, "the streams run")
         assert home.admin.request("DELETE", f"/admin/api/keys/{key_id}").status == 200
         revoked = time.monotonic()
@@ -135,7 +142,8 @@ def test_a_revoked_key_is_refused_on_its_next_call_and_its_streams_end(home: Hou
             replies: list[Reply] = list(pool.map(lambda one: one.ask(OPENAI, "sim/paid", stream=False), many))
         assert {reply.status for reply in replies} == {401}
         load.wait()
-    assert max(outcome.ended for outcome in load.outcomes) - revoked <= CUT
+    ended = max(outcome.ended for outcome in load.outcomes)
+    assert ended - revoked <= CUT + pulse.standstill(revoked, ended)
     assert [b"This API key is revoked" in outcome.body and not outcome.complete for outcome in load.outcomes] == [
         True
     ] * 6
@@ -164,7 +172,7 @@ def test_the_move_to_another_store(home: House, request: pytest.FixtureRequest, 
     done = home.run("keys", "export", "--usage")
     assert done.returncode == 0, done.stderr
     assert key not in done.stdout
-    with house(ELSEWHERE[kind], tmp_path, home.paid) as other:
+    with house(ELSEWHERE[kind], tmp_path, home.paid, env=UNHURRIED) as other:
         for _ in range(2):  # again does no harm
             brought = other.run("keys", "import", "-", given=done.stdout)
             assert brought.returncode == 0, brought.stderr

@@ -3,6 +3,7 @@ is far away."""
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -13,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from router.functions import library
+from tests.router.test_serve import Connections
 from tests.simulators.client import OPENAI, Client
 from tests.simulators.router import UNHURRIED
 from tests.simulators.stores import Server, until
+from tests.simulators.waiting import Pulse
 from tests.stores.conftest import Build, Record
 from tests.stores.delay import Delay
 from tests.stores.paid import Paid
@@ -60,7 +63,7 @@ def running_stream(home: House, key: str, seconds: int = 3) -> Iterator[None]:
 
 
 def exact(home: House, key_id: str) -> None:
-    books = home.books(15)
+    books = home.books()
     sums = home.paid.sums()
     assert {name: books.usage(key_id)[name] for name in sums} == dict(sums)
     assert max(books.ended().values()) == 1
@@ -116,9 +119,10 @@ def writable(store: Server) -> None:
     ],
 )
 def test_writes_are_refused(
-    home: House, break_it: Callable[[Server], None], mend_it: Callable[[Server], None], word: str, settles: bool
+    unhurried: House, break_it: Callable[[Server], None], mend_it: Callable[[Server], None], word: str, settles: bool
 ) -> None:
     """Nothing is admitted; what runs ends well and is settled, at once or when the store takes it again."""
+    home = unhurried
     key_id, key = home.key("writes")
     client = home.client(key)
     assert served(client)
@@ -126,8 +130,8 @@ def test_writes_are_refused(
         break_it(server(home))
         for _ in range(4):
             refused(client, word)
-        until(lambda: home.ready().status == 503, "the router says that it is not ready", 15)
-        until(lambda: word in home.ready().json["store"], "and why", 15)
+        until(lambda: home.ready().status == 503, "the router says that it is not ready")
+        until(lambda: word in home.ready().json["store"], "and why")
     if settles:
         exact(home, key_id)  # full as it is
         refused(client, word)
@@ -135,9 +139,9 @@ def test_writes_are_refused(
         until(lambda: len(home.journal()) == 4, "the settlements are kept")
         assert len(home.paid.calls) == 5, "nobody was asked who could not be paid"
     mend_it(server(home))
-    until(lambda: served(client), "calls are admitted again", 15)
-    until(lambda: all(served(client) for _ in range(8)), "by both workers", 15)
-    until(lambda: all(home.ready().status == 200 for _ in range(4)), "the router says that it is ready", 15)
+    until(lambda: served(client), "calls are admitted again")
+    until(lambda: all(served(client) for _ in range(8)), "by both workers")
+    until(lambda: all(home.ready().status == 200 for _ in range(4)), "the router says that it is ready")
     exact(home, key_id)
 
 
@@ -158,7 +162,11 @@ def test_busy_with_somebodys_script(home: House, record_property: Record) -> Non
     store = server(home)
     store.run("CONFIG", "SET", "busy-reply-threshold", "50")
     script = threading.Thread(target=store.run_or_error, args=("EVAL", "while true do end", 0), daemon=True)
-    with home.load(key, max_tokens=50) as load:
+    with (
+        Connections(home.router) as both,
+        Pulse(lambda: both.statuses("GET", "/healthz", "")) as pulse,
+        home.load(key, max_tokens=50) as load,
+    ):
         until(lambda: len(load.answered()) > 100, "load")
         began = time.monotonic()
         script.start()
@@ -166,13 +174,14 @@ def test_busy_with_somebodys_script(home: House, record_property: Record) -> Non
         until(lambda: store.run_or_error("SCRIPT", "KILL") == b"OK", "the script is ended")
         ended = time.monotonic()
         until(lambda: sum(o.status == 200 for o in load.since(ended + 1)) > 50, "service is back")
-    script.join(5)
+    script.join(60)
     print(load.told(), f"back after {load.gap(ended):.2f} s")
     record_property("figures", load.told())
     assert load.statuses.keys() == {200, 503}
     assert {outcome.code for outcome in load.refused()} == {"quota_store"}
-    assert load.slowest() <= 0.3 + 0.5 + 3 * load.lag, load.told()
-    assert load.gap(ended) <= 2.0
+    still = pulse.standstill(0.0, math.inf)
+    assert load.slowest() <= 0.3 + 0.5 + 3 * load.lag + still, load.told()
+    assert load.gap(ended) <= 2.0 + still
     exact(home, key_id)
 
 
@@ -195,7 +204,7 @@ def test_loading_its_data(home: House) -> None:
         if home.ready().status == 503 and "loading" in str(home.ready().json["store"]):
             seen.add(0)
     assert seen == {503, 0}
-    until(lambda: all(served(client) for _ in range(8)), "calls are admitted again", 15)
+    until(lambda: all(served(client) for _ in range(8)), "calls are admitted again")
     exact(home, key_id)
 
 
@@ -215,7 +224,7 @@ def test_another_password_while_running(home: House) -> None:
     assert "another-p4ssword" not in "\n".join(home.router.err)
     store.run("CONFIG", "SET", "requirepass", "")
     store.password = None
-    until(lambda: all(served(client) for _ in range(8)), "calls are admitted again", 15)
+    until(lambda: all(served(client) for _ in range(8)), "calls are admitted again")
     exact(home, key_id)
 
 
@@ -274,10 +283,10 @@ def test_two_hundred_callers_at_once(unhurried: House, record_property: Record) 
     exact(unhurried, key_id)
 
 
-def test_no_function_is_known_by_another_name(home: House) -> None:
+def test_no_function_is_known_by_another_name(unhurried: House) -> None:
     """The library that is loaded is this version's: what a FLUSH took is what was put back."""
-    _, key = home.key("names")
-    server(home).run("FUNCTION", "FLUSH")
-    assert served(home.client(key))
-    (found,) = server(home).run("FUNCTION", "LIST")
+    _, key = unhurried.key("names")
+    server(unhurried).run("FUNCTION", "FLUSH")
+    assert served(unhurried.client(key))
+    (found,) = server(unhurried).run("FUNCTION", "LIST")
     assert library().version in str(found)
