@@ -7,7 +7,6 @@ import logging
 import math
 import secrets
 from collections.abc import Callable
-from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -220,10 +219,8 @@ class Calls:
         )
         if not plan.attempts:
             for skip in plan.skipped:
-                if skip.block is not None and skip.block.error is not None:
-                    error = copy(skip.block.error)
-                    error.retry_after = skip.block.seconds
-                    raise error
+                if skip.block is not None:
+                    raise skip.block.told()
         return plan
 
     async def _refuse(self, send: Send, wire: Wire, trace: Trace, answer: Answer, error: SwitchyardError) -> None:

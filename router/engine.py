@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from providers.call import Call
 from providers.errors import (
@@ -45,6 +45,8 @@ MAX_ERROR = 256 * 1024
 MAX_HELD = 1024 * 1024
 """Bytes that are held back before the first content."""
 
+
+_Result = TypeVar("_Result")
 
 NOT_ASKED = (Unreachable, ConnectTimedOut, NoPlace)
 """Errors that mean that the provider has not got the request."""
@@ -124,7 +126,7 @@ class Engine:
         self._endpoints = endpoints
         self._clock = clock
         self._monotonic = monotonic
-        self._places: dict[str, tuple[Provider, Places]] = {}
+        self._places: dict[str, Places] = {}
 
     async def run(self, job: Job) -> None:
         """Answer the call. Raises the error to tell the client when nothing has been sent; otherwise the answer is
@@ -133,12 +135,20 @@ class Engine:
         first: SwitchyardError | None = None
         if job.seconds is not None:
             job.watch.limit(job.seconds)
-        for attempt in job.plan.attempts:
+        for position, attempt in enumerate(job.plan.attempts, 1):
+            name = str(attempt.target)
+            block = self._health.block(name)
+            if block is not None and (block.cooldown or self._any_well(job.plan.attempts[position:])):
+                # It fell ill after the plan was made, or is being probed by another call by now.
+                if first is None or isinstance(first, UnsupportedFeature):
+                    first = block.told()
+                continue
             record = AttemptRecord(attempt.target)
             trace.attempts.append(record)
+            probe = self._health.begin(name)
             began = record.started = self._monotonic()
             try:
-                if attempt.role == "fallback" and trace.fallback is None:
+                if attempt.role == "fallback":
                     trace.fallback = _reason(job.plan, first)
                 await self._attempt(job, attempt, record)
                 return
@@ -149,7 +159,7 @@ class Engine:
                 record.outcome = error.reason
                 record.status = error.upstream_status or record.status
                 record.asked = not isinstance(error, NOT_ASKED)
-                self._count(attempt.target, error)
+                self._count(name, error, probe=probe)
                 if error.scope == "request":
                     raise
                 if first is None or isinstance(first, UnsupportedFeature):
@@ -157,24 +167,31 @@ class Engine:
                     first = error.with_traceback(None)
             except UnsupportedFeature as error:
                 record.outcome = "unsupported"
+                self._abandoned(name, probe=probe)
                 first = first or error
-            except asyncio.CancelledError:
+            except BaseException:
+                # The client left, the key was revoked, we stop: nothing that the provider did.
                 record.outcome = "aborted"
-                self._health.abandoned(str(attempt.target))
+                self._abandoned(name, probe=probe)
                 raise
             finally:
                 record.seconds = self._monotonic() - began
-        trace.fallback = None
+                if not trace.committed:
+                    trace.fallback = None
         raise _last_word(job.plan, first, trace.attempts)
 
-    def _count(self, target: Target, error: UpstreamError) -> None:
-        if isinstance(error, NoPlace):
-            return  # nobody was asked
-        if error.scope != "request":
-            self._health.failure(str(target), error)
+    def _any_well(self, attempts: Sequence[Attempt]) -> bool:
+        return any(self._health.block(str(attempt.target)) is None for attempt in attempts)
+
+    def _count(self, deployment: str, error: UpstreamError, *, probe: bool = False) -> None:
+        if isinstance(error, NoPlace) or error.scope == "request":
+            self._abandoned(deployment, probe=probe)  # it says nothing of the deployment
         else:
-            # It says nothing of the deployment; if this call was its probe, the next one may be.
-            self._health.abandoned(str(target))
+            self._health.failure(deployment, error, probe=probe)
+
+    def _abandoned(self, deployment: str, *, probe: bool) -> None:
+        if probe:
+            self._health.abandoned(deployment)
 
     async def _attempt(self, job: Job, attempt: Attempt, record: AttemptRecord) -> None:
         provider = attempt.target.provider
@@ -185,15 +202,20 @@ class Engine:
         if not job.call.stream:
             phase, seconds = "whole", min(timeouts.first_content * WHOLE_FACTOR, timeouts.total)
         try:
-            places = self._places_of(provider)
+            places = self._places.get(provider.name)
             if places is None:
                 watch.phase(phase, seconds)
                 await self._exchange(job, attempt.target, record)
             else:
-                waited = self._monotonic()
+                began = self._monotonic()
+
+                def waited() -> None:
+                    seconds = self._monotonic() - began
+                    job.trace.upstream_seconds += seconds
+                    self._waited(provider.name, seconds)
+
                 watch.phase("queued", seconds)
-                async with places.one(lambda: self._waited(provider.name, self._monotonic() - waited)):
-                    job.trace.upstream_seconds += self._monotonic() - waited
+                async with places.one(waited):
                     watch.phase(phase, seconds)
                     await self._exchange(job, attempt.target, record)
         except asyncio.CancelledError:
@@ -218,11 +240,7 @@ class Engine:
         base_url, api_key = provider.base_url, provider.api_key
         endpoint = self._endpoints.get(provider.name) if self._endpoints else None
         if endpoint is not None:
-            began = self._monotonic()
-            try:
-                base_url, api_key = await endpoint.wait()
-            finally:
-                trace.upstream_seconds += self._monotonic() - began
+            base_url, api_key = await self._upstream(trace, endpoint.wait())
         request = vendor.request(call, target.model, api_key)
         told: Mapping[str, str] = {}
         if trace.context is not None:
@@ -232,25 +250,29 @@ class Engine:
             request = UpstreamRequest(request.method, request.path, headers, request.body)
         lane = vendor.lane(call, job.client, Stamp(trace.request_id, trace.created, self._clock, target.model))
         trace.meter = record.meter = lane.meter
-        self._health.begin(str(target))
         route = Route(base_url, provider.timeouts.connect, provider.proxy, provider.ca_bundle)
-        began = self._monotonic()
-        try:
-            response = await self._transports[vendor.transport].open(route, request)
-        finally:
-            trace.upstream_seconds += self._monotonic() - began
+        response = await self._upstream(trace, self._transports[vendor.transport].open(route, request))
         try:
             record.status = response.status
             if not 200 <= response.status < 300:
-                raise await self._refusal(provider, response)
+                raise await self._upstream(trace, self._refusal(provider, response))
             if not call.stream:
                 await self._whole(job, target, record, response, lane)
             elif _is_json(response) and vendor.wire.stream_type.startswith("text/event-stream"):
-                raise vendor.classify(response.status, response.headers, await response.read_all(MAX_ERROR))
+                body = await self._upstream(trace, response.read_all(MAX_ERROR))
+                raise vendor.classify(response.status, response.headers, body)
             else:
                 await self._stream(job, target, record, response, lane)
         finally:
             response.abort()
+
+    async def _upstream(self, trace: Trace, work: Awaitable[_Result]) -> _Result:
+        """Wait for the provider: its time, not ours."""
+        began = self._monotonic()
+        try:
+            return await work
+        finally:
+            trace.upstream_seconds += self._monotonic() - began
 
     async def _refusal(self, provider: Provider, response: Response) -> UpstreamError:
         status = response.status
@@ -264,13 +286,7 @@ class Engine:
         return provider.vendor.classify(status, response.headers, body)
 
     async def _whole(self, job: Job, target: Target, record: AttemptRecord, response: Response, lane: Lane) -> None:
-        trace = job.trace
-        began = self._monotonic()
-        try:
-            answer = await response.read_all(MAX_WHOLE)
-        finally:
-            trace.upstream_seconds += self._monotonic() - began
-        body = lane.whole(answer)
+        body = lane.whole(await self._upstream(job.trace, response.read_all(MAX_WHOLE)))
         response.finish()
         self._won(job, target, record)
         job.watch.sending = self._monotonic()
@@ -378,20 +394,24 @@ class Engine:
             trace.client_gone = True
         if isinstance(failure, UpstreamError):
             record.outcome = failure.reason
-            self._count(target, failure)
+            self._count(str(target), failure)
 
-    def _places_of(self, provider: Provider) -> Places | None:
-        if provider.max_concurrency is None:
-            return None
-        known = self._places.get(provider.name)
-        if known is None or known[0].max_concurrency != provider.max_concurrency or known[0].queue != provider.queue:
-            known = (provider, Places(provider.max_concurrency, provider.queue))
-            self._places[provider.name] = known
-        return known[1]
+    def resize(self, providers: Mapping[str, Provider]) -> None:
+        """The places at each provider as the config in force has them, also for the calls that run and wait."""
+        limited: dict[str, Places] = {}
+        for name, provider in providers.items():
+            if provider.max_concurrency is not None:
+                places = self._places.get(name)
+                if places is None:
+                    places = Places(provider.max_concurrency, provider.queue)
+                else:
+                    places.resize(provider.max_concurrency, provider.queue)
+                limited[name] = places
+        self._places = limited
 
     def queued(self) -> dict[str, int]:
         """Calls that wait for a place, by provider."""
-        return {name: places.waiting for name, (_, places) in self._places.items()}
+        return {name: places.waiting for name, places in self._places.items()}
 
 
 def _reason(plan: Plan, first: SwitchyardError | None) -> str:

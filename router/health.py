@@ -1,9 +1,10 @@
 """Which deployments take no traffic right now, and why: a breaker and a cooldown for each `provider/model`.
 
-In process, with an injected clock. A breaker opens after FAILURES failures in a row, for OPEN_SECONDS doubling up to
-MAX_OPEN_SECONDS; when the time is over one probe at a time is let through. A rate limit is no failure: it cools the
-deployment down for the provider's own retry time, at most MAX_COOLDOWN seconds. The last error is kept: a caller who
-may not fall back is told what the provider said.
+In process, with an injected clock. A breaker opens after FAILURES failures in a row, for OPEN_SECONDS; when the time is
+over one probe at a time is let through, and each probe that fails doubles the time, up to MAX_OPEN_SECONDS. Other calls
+that fail meanwhile (under way since before, or made because nobody else was left) change nothing. A rate limit is no
+failure: it cools the deployment down for the provider's own retry time, at most MAX_COOLDOWN seconds, whatever the
+calls meet that were under way. The last error is kept: a caller who may not fall back is told what the provider said.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
+from typing import TypeVar
 
 from providers.errors import RateLimited, UpstreamError
 
@@ -24,27 +26,43 @@ PROBE_SECONDS = 30.0
 MAX_STATES = 10_000
 """Deployments that are remembered. Model names come from callers, so their number must be bounded; the oldest go."""
 
+_Error = TypeVar("_Error", bound=UpstreamError)
+
 
 @dataclass(slots=True)
 class _State:
     failures: int = 0
-    opened: int = 0
-    until: float = 0.0
+    openings: int = 0
+    open_until: float = 0.0
+    """0 while the breaker is closed. Once passed: its time is over, and the next call is its probe."""
     probing_until: float = 0.0
-    rate_limits: int = 0
-    cooldown: bool = False
     error: UpstreamError | None = None
+    """The last failure."""
+    rate_limits: int = 0
+    cooling_until: float = 0.0
+    limit: RateLimited | None = None
+    """The last rate limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Why a deployment is skipped. `reason` is the error's stable word; `seconds` until it is tried again."""
+    """Why a deployment is skipped, and the seconds until it is tried again."""
 
-    reason: str
+    error: UpstreamError
     seconds: float
-    error: UpstreamError | None
     cooldown: bool
     """The provider itself asked for a pause (rate limit): not to be tried even when nothing else is left."""
+
+    @property
+    def reason(self) -> str:
+        """The error's stable word."""
+        return self.error.reason
+
+    def told(self) -> UpstreamError:
+        """The error for a caller whom nobody answers because of this."""
+        error = copy(self.error)
+        error.retry_after = self.seconds
+        return error
 
     def __str__(self) -> str:
         return f"{self.reason}; it is tried again in {self.seconds:.0f} s"
@@ -63,30 +81,43 @@ class Health:
 
     def block(self, deployment: str) -> Block | None:
         """None when the deployment may be tried. Asking changes nothing: see `begin`."""
-        if not self._states:
-            return None
-        state = self._states.get(deployment)
-        if state is None or state.until == 0.0:
+        state = self._states.get(deployment) if self._states else None
+        if state is None:
             return None
         now = self._clock()
-        until = state.until if now < state.until else state.probing_until
-        if now >= until:
-            return None
-        reason = state.error.reason if state.error is not None else "unhealthy"
-        return Block(reason, until - now, state.error, state.cooldown)
+        if now < state.cooling_until and state.limit is not None:
+            return Block(state.limit, state.cooling_until - now, cooldown=True)
+        until = state.open_until if now < state.open_until else state.probing_until
+        if now < until and state.error is not None:
+            return Block(state.error, until - now, cooldown=False)
+        return None
 
-    def begin(self, deployment: str) -> None:
-        """A call goes out. On a deployment whose pause is over it is the probe: others wait for its outcome."""
+    def begin(self, deployment: str) -> bool:
+        """A call goes out. True: it is the probe of a breaker whose time is over. Others wait for its outcome, which
+        must be told: by `success`, by `failure`, or as `abandoned`."""
         state = self._states.get(deployment) if self._states else None
-        if state is not None and state.until and self._clock() >= state.until and not state.cooldown:
-            state.probing_until = self._clock() + PROBE_SECONDS
+        if state is None or not state.open_until:
+            return False
+        now = self._clock()
+        if now < max(state.open_until, state.probing_until, state.cooling_until):
+            return False
+        state.probing_until = now + PROBE_SECONDS
+        return True
 
     def success(self, deployment: str) -> None:
         provider = deployment.partition("/")[0]
         self._answers[provider] = self._answers.get(provider, 0) + 1
         if self._states:
-            self._states.pop(deployment, None)
+            self._forget(deployment)
             self._failing.discard(provider)
+
+    def _forget(self, deployment: str) -> None:
+        """All but a pause that the provider asked for: a call that was under way says nothing about that."""
+        state = self._states.pop(deployment, None)
+        if state is not None and self._clock() < state.cooling_until:
+            self._states[deployment] = _State(
+                rate_limits=state.rate_limits, cooling_until=state.cooling_until, limit=state.limit
+            )
 
     def answers(self, provider: str) -> int:
         """How many calls the provider has answered so far."""
@@ -94,51 +125,49 @@ class Health:
 
     def recovered(self, provider: str) -> None:
         """The server answers again after it had been unreachable: no need to sit out the pauses, rate limits apart."""
-        for name, state in list(self._states.items()):
-            if name.startswith(f"{provider}/") and not state.cooldown:
-                del self._states[name]
+        for name in [name for name in self._states if name.startswith(f"{provider}/")]:
+            self._forget(name)
         self._failing.discard(provider)
 
     def abandoned(self, deployment: str) -> None:
-        """The call ended without a verdict (the client left): a probe makes room for the next one."""
+        """The probe ended without a verdict (the client left): the next call may be it."""
         state = self._states.get(deployment) if self._states else None
         if state is not None:
             state.probing_until = 0.0
 
-    def failure(self, deployment: str, error: UpstreamError) -> None:
+    def failure(self, deployment: str, error: UpstreamError, *, probe: bool = False) -> None:
         """Count a failure. Errors of scope `request` say nothing about the deployment and must not come here."""
         state = self._states.setdefault(deployment, _State())
         if len(self._states) > MAX_STATES:
             del self._states[next(iter(self._states))]
         self._failing.add(deployment.partition("/")[0])
-        state.probing_until = 0.0
+        if probe:
+            state.probing_until = 0.0
         now = self._clock()
-        # Calls that were under way when the provider asked for a pause may still fail; its word holds.
-        cooling = state.cooldown and now < state.until
-        if not cooling or isinstance(error, RateLimited):
-            state.error = _without_words(error)
         if isinstance(error, RateLimited):
+            told = error.retry_after if error.retry_after is not None and error.retry_after > 0 else None
+            if told is None and now < state.cooling_until:
+                return  # it was under way when the pause began
+            pause = told if told is not None else 0.5 * 2 ** min(state.rate_limits, 4) * self._jitter()
             state.rate_limits += 1
-            told = error.retry_after
-            pause = told if told is not None and told > 0 else 0.5 * 2 ** min(state.rate_limits - 1, 4) * self._jitter()
-            state.until = now + min(pause, MAX_COOLDOWN)
-            state.cooldown = True
+            state.cooling_until = max(state.cooling_until, now + min(pause, MAX_COOLDOWN))
+            state.limit = _without_words(error)
             return
         state.failures += 1
-        if cooling:
-            return
-        state.cooldown = False
-        if state.failures >= FAILURES:
-            state.until = now + min(OPEN_SECONDS * 2**state.opened, MAX_OPEN_SECONDS)
-            state.opened = min(state.opened + 1, 8)
+        state.error = _without_words(error)
+        if probe if state.open_until else state.failures >= FAILURES:
+            state.open_until = now + min(OPEN_SECONDS * 2**state.openings, MAX_OPEN_SECONDS)
+            state.openings = min(state.openings + 1, 8)
 
     def snapshot(self) -> dict[str, Block]:
         """Every deployment that is blocked now, for status pages."""
         return {name: block for name in list(self._states) if (block := self.block(name)) is not None}
 
     def open(self) -> Counter[str]:
-        """How many deployments of each provider have an open breaker."""
-        return Counter(name.partition("/")[0] for name, block in self.snapshot().items() if not block.cooldown)
+        """How many deployments of each provider have an open breaker. Not those whose time is over and whose probe has
+        not failed yet."""
+        now = self._clock()
+        return Counter(name.partition("/")[0] for name, state in self._states.items() if now < state.open_until)
 
     def down(self) -> dict[str, str]:
         """Providers that take no calls as far as we know, and the error's stable word: a breaker of theirs is open, or
@@ -147,14 +176,18 @@ class Health:
         now = self._clock()
         found = {}
         for name, state in self._states.items():
-            if state.until and now < state.until + (0.0 if state.cooldown else MAX_OPEN_SECONDS):
-                provider = name.partition("/")[0]
-                if provider in self._failing:
-                    found[provider] = state.error.reason if state.error is not None else "unhealthy"
+            error: UpstreamError | None = None
+            if now < state.cooling_until:
+                error = state.limit
+            elif state.open_until and now < state.open_until + MAX_OPEN_SECONDS:
+                error = state.error
+            provider = name.partition("/")[0]
+            if error is not None and provider in self._failing:
+                found[provider] = error.reason
         return found
 
 
-def _without_words(error: UpstreamError) -> UpstreamError:
+def _without_words(error: _Error) -> _Error:
     """The error as later callers may see it. A copy, since the error itself holds by its traceback all that the failed
     call had in its hands; and with a sentence of ours, since the provider's may quote that call."""
     kept = copy(error)

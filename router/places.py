@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -15,29 +16,56 @@ class NoPlace(Busy):
 
 
 class Places:
-    """The bounded number of calls that a provider takes at once, and the bounded queue in front of it."""
+    """First come, first served. Both numbers can be changed while calls run and wait, which asyncio's semaphore cannot
+    do."""
 
     def __init__(self, places: int, queue: int) -> None:
-        self._semaphore = asyncio.Semaphore(places)
+        self._places = self._free = places
         self._queue = queue
+        self._line: deque[asyncio.Future[None]] = deque()
         self.waiting = 0
+
+    def resize(self, places: int, queue: int) -> None:
+        """New numbers, from now on. Where calls have more places than there are now, the next ones wait until enough of
+        them have ended; who waits in a queue that is shorter now stays in it."""
+        self._free += places - self._places
+        self._places, self._queue = places, queue
+        self._call_in()
 
     @asynccontextmanager
     async def one(self, waited: Callable[[], object] = bool) -> AsyncIterator[None]:
         """Raises NoPlace when the queue is full. `waited` is called when the wait is over, for a place or in vain."""
-        if self._semaphore.locked():
+        if self._free > 0:
+            self._free -= 1
+            waited()
+        else:
             if self.waiting >= self._queue:
                 raise NoPlace("the queue in front of the provider is full", retry_after=1.0)
+            turn = asyncio.get_running_loop().create_future()
+            self._line.append(turn)
             self.waiting += 1
             try:
-                await self._semaphore.acquire()
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():  # the place came just then
+                    self._give_back()
+                raise
             finally:
                 self.waiting -= 1
                 waited()
-        else:
-            await self._semaphore.acquire()
-            waited()
         try:
             yield
         finally:
-            self._semaphore.release()
+            self._give_back()
+
+    def _give_back(self) -> None:
+        self._free += 1
+        self._call_in()
+
+    def _call_in(self) -> None:
+        """Give free places to those who still wait."""
+        while self._free > 0 and self._line:
+            turn = self._line.popleft()
+            if not turn.done():
+                self._free -= 1
+                turn.set_result(None)

@@ -182,14 +182,14 @@ class Runtime:
         undo.push_async_callback(self.http.close)
         undo.push_async_callback(self.litellm.close)
         undo.push_async_callback(self._finish_tasks)
-        self.snapshot = self._compile(self.config)
+        self._use(self._compile(self.config))
         for provider in self.snapshot.providers.values():
             if provider.vendor.name == "demo" and provider.off is None:
                 model = LocalModel(self.data_dir, on_state=on_model)
                 self.local_models[provider.name] = model
                 undo.push_async_callback(model.stop)
                 await model.start()
-        self.snapshot = self._compile(self.config)
+        self._use(self._compile(self.config))
         self.prices.prepare(tuple(self.snapshot.providers.values()))
         if not worker and not await self._make(on_made):
             undo.callback(self.spawn(self._make_later(on_made)).cancel)
@@ -257,7 +257,8 @@ class Runtime:
             for name in _RESTART:
                 if _part(config, name) != _part(self.config, name):
                     _log.warning("%s has changed in the config file: that takes effect at the next start", name)
-            self.config, self.snapshot, self.prices = config, snapshot, prices
+            self.config, self.prices = config, prices
+            self._use(snapshot)
             self._refused = None
             self.config_loaded_at = self.clock()
             self.announce()
@@ -289,9 +290,13 @@ class Runtime:
             running |= {name: Running(off=reason) for name, row in config.providers.items() if row.vendor == "litellm"}
         return compile_snapshot(config, discovered=self._discovered, own_listeners=own, running=running, slot=self.slot)
 
+    def _use(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.engine.resize(snapshot.providers)
+
     def _learned(self, lists: Mapping[str, Sequence[ModelFacts]]) -> None:
         self._discovered = lists
-        self.snapshot = self._compile(self.config)
+        self._use(self._compile(self.config))
 
     # --- for calls
 

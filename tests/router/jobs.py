@@ -143,6 +143,8 @@ class Bench:
         self.snapshot: Snapshot = compile_snapshot(config_of(CONFIG))
         self.health = Health(loop.time, lambda: 0.5)
         self.engine = Engine({"http": upstream}, self.health, {}, clock=loop.time, monotonic=loop.time)
+        self.engine.resize(self.snapshot.providers)
+        self.watches: list[Watch] = []
 
     def plan(self, model: str) -> Plan:
         return plan(self.snapshot, model, self.call(model, False).needs, Rights(), lambda *_: None, lambda: 0.5)
@@ -166,6 +168,7 @@ class Bench:
             task = asyncio.current_task()
             assert task is not None
             watch = Watch(task, self.stall)
+            self.watches.append(watch)
             try:
                 await self.engine.run(
                     Job(self.call(model, stream), WIRE, self.plan(model), trace, screen, watch, seconds)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
+from dataclasses import replace
 
-from providers.errors import NoTarget, TimedOut, Unavailable
+from providers.errors import NoTarget, RateLimited, TimedOut, Unauthorized, Unavailable
 from router.health import FAILURES, OPEN_SECONDS, Block
 from router.places import NoPlace
 from router.routing import Attempt, Plan, Skipped, Target
@@ -166,7 +168,7 @@ def test_a_client_that_leaves_frees_its_place_and_the_probe() -> None:
 def test_the_reason_of_a_fallback_is_that_of_the_plan_though_the_pause_is_over_by_now() -> None:
     class Late(Bench):
         def plan(self, model: str) -> Plan:
-            block = Block("rate_limited", 0.001, None, cooldown=True)
+            block = Block(RateLimited("too many"), 0.001, cooldown=True)
             left_out = Skipped("cloud/m", "unhealthy", str(block), "target", block)
             return Plan(
                 model, "exact", (Attempt(Target(self.snapshot.providers["box"], "m"), "fallback"),), (left_out,)
@@ -177,6 +179,111 @@ def test_the_reason_of_a_fallback_is_that_of_the_plan_though_the_pause_is_over_b
         trace, error = await bench.ask("chat")
         assert (error, trace.fallback) == (None, "rate_limited")
         assert bench.health.block("cloud/m") is None
+
+    run(test())
+
+
+def test_of_many_calls_at_once_one_is_the_probe_and_the_others_go_elsewhere() -> None:
+    async def test() -> None:
+        bench = Bench(Upstream(cloud=lambda: Scripted(500, [b"{}"]), box=whole))
+        bench.engine.resize({})  # no queue at the box
+        for _ in range(FAILURES):
+            await bench.ask("chat")
+        await asyncio.sleep(OPEN_SECONDS)
+        bench.upstream.asked.clear()
+        bench.upstream.answers["cloud"] = lambda: Scripted(200, [2.0, ANSWER])
+        told = await asyncio.gather(*(bench.ask("chat") for _ in range(20)))
+        assert Counter(bench.upstream.asked) == {"cloud": 1, "box": 19}
+        assert Counter(trace.fallback for trace, _ in told) == {None: 1, "unavailable": 19}
+        assert {error for _, error in told} == {None}
+        assert bench.health.block("cloud/m") is None
+
+    run(test())
+
+
+def test_a_client_that_leaves_and_was_not_the_probe_frees_no_probe() -> None:
+    async def test() -> None:
+        bench = Bench(Upstream(box=lambda: Scripted(200, [20.0, ANSWER])))
+        for _ in range(FAILURES):
+            bench.health.failure("box/m", Unavailable("it fell over"))
+        await asyncio.sleep(OPEN_SECONDS)
+        probe = asyncio.create_task(bench.ask("own", stream=True))
+        await asyncio.sleep(1)
+        before = asyncio.all_tasks()
+        other = asyncio.create_task(bench.ask("own", stream=True))  # nobody else is left: it waits for the place
+        await asyncio.sleep(1)
+        assert bench.engine.queued() == {"box": 1}
+        for task in asyncio.all_tasks() - before - {other}:
+            task.cancel()
+        await asyncio.gather(other, return_exceptions=True)
+        assert bench.health.block("box/m") is not None
+        await probe
+
+    run(test())
+
+
+def test_a_call_that_the_router_cuts_says_nothing_of_the_provider() -> None:
+    """A revoked key, or our own end: neither the provider's failure nor an attempt that runs for ever."""
+
+    async def test() -> None:
+        bench = Bench(Upstream(cloud=whole, box=silence))
+        for _ in range(FAILURES):
+            bench.health.failure("box/m", Unavailable("it fell over"))
+        await asyncio.sleep(OPEN_SECONDS)
+        asyncio.get_running_loop().call_later(1, lambda: bench.watches[-1].fire(Unauthorized("revoked")))
+        trace, error = await bench.ask("own", stream=True)
+        assert isinstance(error, Unauthorized)
+        assert [record.outcome for record in trace.attempts] == ["aborted"]
+        assert bench.health.block("box/m") is None, "the next call may probe at once"
+
+    run(test())
+
+
+def test_no_fallback_is_told_where_nobody_answered() -> None:
+    async def test() -> None:
+        bench = Bench(Upstream(cloud=lambda: Scripted(500, [b"{}"]), box=lambda: Scripted(400, [REFUSAL])))
+        trace, error = await bench.ask("chat")
+        assert error is not None
+        assert (error.status, len(trace.attempts), trace.fallback) == (400, 2, None)
+        bench.upstream.answers["box"] = silence
+        trace, error = await bench.ask("chat", seconds=5)
+        assert isinstance(error, TimedOut)
+        assert (len(trace.attempts), trace.fallback) == (2, None)
+
+    run(test())
+
+
+def test_the_providers_time_is_not_ours_whatever_it_is_spent_on() -> None:
+    async def test() -> None:
+        upstream = Upstream(cloud=lambda: Scripted(500, [2.0, b"{}"]), box=lambda: Scripted(200, [8.0, ANSWER]))
+        bench = Bench(upstream)
+        trace, _ = await bench.ask("chat", seconds=2.5)
+        assert (now(), trace.upstream_seconds) == (2.5, 2.5), "an error's body that is slow"
+        holder = asyncio.create_task(bench.ask("own"))
+        await asyncio.sleep(1)
+        trace, error = await bench.ask("own", seconds=3)
+        assert isinstance(error, TimedOut)
+        assert trace.upstream_seconds == 3, "a place that did not come in time"
+        await holder
+
+    run(test())
+
+
+def test_a_new_number_of_places_holds_for_the_calls_under_way() -> None:
+    async def test() -> None:
+        bench = Bench(Upstream(box=lambda: Scripted(200, [5.0, ANSWER])))
+        first, second = (asyncio.create_task(bench.ask("own")) for _ in range(2))
+        await asyncio.sleep(1)
+        assert (len(bench.upstream.asked), bench.engine.queued()) == (1, {"box": 1})
+        row = replace(bench.snapshot.providers["box"], queue=3)
+        bench.engine.resize({"box": row})
+        third, fourth = (asyncio.create_task(bench.ask("own")) for _ in range(2))  # by plans of the old config
+        await asyncio.sleep(1)
+        assert (len(bench.upstream.asked), bench.engine.queued()) == (1, {"box": 3})
+        bench.engine.resize({"box": replace(row, max_concurrency=3)})
+        await asyncio.sleep(1)
+        assert (len(bench.upstream.asked), bench.engine.queued()) == (3, {"box": 1})
+        await asyncio.gather(first, second, third, fourth)
 
     run(test())
 

@@ -28,9 +28,9 @@ class Patient:
         self.clock = Clock()
         self.health = Health(self.clock, lambda: jitter)
 
-    def fail(self, times: int = 1) -> None:
+    def fail(self, times: int = 1, *, probe: bool = False) -> None:
         for _ in range(times):
-            self.health.failure(HERE, Unavailable("it fell over"))
+            self.health.failure(HERE, Unavailable("it fell over"), probe=probe)
 
     def limit(self, retry_after: float | None = None) -> None:
         self.health.failure(HERE, RateLimited("too many", retry_after=retry_after))
@@ -45,7 +45,7 @@ class Patient:
 
     def probe(self) -> None:
         assert self.pause() == 0
-        self.health.begin(HERE)
+        assert self.health.begin(HERE)
 
 
 def test_five_failures_in_a_row_open_it() -> None:
@@ -70,7 +70,7 @@ def test_each_failed_probe_doubles_the_pause_up_to_the_longest() -> None:
         pauses.append(patient.pause())
         patient.wait(patient.pause())
         patient.probe()
-        patient.fail()
+        patient.fail(probe=True)
     assert pauses == [10, 20, 40, 80, 120, 120, 120, 120]
 
 
@@ -121,11 +121,37 @@ def test_a_probe_without_a_verdict_makes_room_at_once() -> None:
 
 def test_a_call_that_began_before_it_opened_is_no_probe() -> None:
     patient = Patient()
-    patient.health.begin(HERE)
+    assert not patient.health.begin(HERE)
     patient.fail(FAILURES)
-    patient.health.begin(HERE)  # a last resort, in the middle of the pause
+    assert not patient.health.begin(HERE), "a last resort, in the middle of the pause"
     patient.wait(OPEN_SECONDS)
     assert patient.pause() == 0
+
+
+def test_one_blip_opens_it_once_however_many_calls_met_it() -> None:
+    patient = Patient()
+    patient.fail(20)
+    assert patient.pause() == OPEN_SECONDS
+    patient.wait(OPEN_SECONDS - 1)
+    patient.fail(20)
+    assert patient.pause() == 1, "calls that were under way, or the last resort of somebody, do not draw it out"
+    patient.wait(1)
+    patient.fail(20)
+    assert patient.pause() == 0, "and the probe is still to come"
+
+
+def test_only_the_probe_decides() -> None:
+    patient = Patient()
+    patient.fail(FAILURES)
+    patient.wait(OPEN_SECONDS)
+    patient.probe()
+    assert not patient.health.begin(HERE), "a second one at the same moment is none"
+    patient.fail()
+    assert patient.pause() == PROBE_SECONDS, "others wait for the probe, not for this one"
+    assert not patient.health.open(), "nothing has failed since its time was over"
+    patient.fail(probe=True)
+    assert patient.pause() == 2 * OPEN_SECONDS
+    assert patient.health.open() == {"cloud": 1}
 
 
 @pytest.mark.parametrize(
@@ -158,6 +184,52 @@ def test_a_bare_rate_limit_pauses_longer_each_time_with_jitter(told: float | Non
     assert patient.pause() == 0.25
 
 
+def test_a_pause_is_never_shortened_by_calls_that_were_under_way() -> None:
+    patient = Patient()
+    patient.limit(30)
+    patient.limit()
+    patient.limit(2)
+    assert patient.pause() == 30
+    patient.health.success(HERE)
+    block = patient.health.block(HERE)
+    assert block is not None
+    assert (block.seconds, block.cooldown) == (30, True), "it had been asked before the provider said so"
+    patient.limit(45)
+    assert patient.pause() == 45
+
+
+def test_a_burst_of_bare_rate_limits_is_one() -> None:
+    patient = Patient(jitter=0.5)
+    for _ in range(10):
+        patient.limit()
+    assert patient.pause() == 0.25
+
+
+def test_a_rate_limit_of_the_probe_leaves_it_to_be_made_later() -> None:
+    patient = Patient()
+    patient.fail(FAILURES)
+    patient.wait(OPEN_SECONDS)
+    patient.probe()
+    patient.health.failure(HERE, RateLimited("too many", retry_after=3), probe=True)
+    assert patient.pause() == 3
+    patient.wait(3)
+    patient.probe()
+    assert patient.pause() == PROBE_SECONDS
+
+
+def test_a_rate_limit_does_not_end_the_pause_of_an_open_breaker() -> None:
+    patient = Patient()
+    patient.fail(FAILURES)
+    patient.limit(3)
+    block = patient.health.block(HERE)
+    assert block is not None
+    assert (block.reason, block.seconds, block.cooldown) == ("rate_limited", 3, True)
+    patient.wait(3)
+    block = patient.health.block(HERE)
+    assert block is not None
+    assert (block.reason, block.seconds, block.cooldown) == ("unavailable", OPEN_SECONDS - 3, False)
+
+
 def test_rate_limits_are_no_failures() -> None:
     patient = Patient()
     for _ in range(20):
@@ -178,10 +250,10 @@ def test_a_failure_of_a_call_under_way_does_not_shorten_what_the_provider_asked_
     patient.fail(FAILURES - 1)
     assert patient.pause() == 40
     patient.wait(40)
-    patient.fail()
+    patient.probe()
     block = patient.health.block(HERE)
     assert block is not None
-    assert (block.reason, block.cooldown) == ("unavailable", False), "they counted all the same"
+    assert (block.reason, block.cooldown) == ("unavailable", False), "they counted all the same: one call tries first"
 
 
 def test_recovered_ends_the_pauses_of_one_provider() -> None:

@@ -134,6 +134,40 @@ def test_who_is_cancelled_just_as_the_place_comes_gives_it_on() -> None:
     run(test())
 
 
+def test_more_places_are_given_to_those_who_wait() -> None:
+    async def test() -> None:
+        calls = Calls(Places(1, 3))
+        tasks = [calls.start(name) for name in "abcd"]
+        await calls.settle()
+        calls.places.resize(3, 1)
+        await calls.settle()
+        assert calls.inside == ["a", "b", "c"]
+        with pytest.raises(Busy):
+            await calls.start("e")
+        for name in "abcd":
+            calls.doors[name].set()
+        await asyncio.gather(*tasks)
+
+    run(test())
+
+
+def test_fewer_places_hold_as_soon_as_enough_calls_have_ended() -> None:
+    async def test() -> None:
+        calls = Calls(Places(3, 3))
+        tasks = [calls.start(name) for name in "abcde"]
+        await calls.settle()
+        calls.places.resize(1, 0)
+        assert calls.places.waiting == 2, "who waits stays"
+        for name, seen in (("a", "abc"), ("b", "abc"), ("c", "abcd"), ("d", "abcde")):
+            calls.doors[name].set()
+            await calls.settle()
+            assert calls.inside == list(seen)
+        calls.doors["e"].set()
+        await asyncio.gather(*tasks)
+
+    run(test())
+
+
 @pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
 def test_a_failed_call_gives_its_place_back(error: type[BaseException]) -> None:
     async def test() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.call import Needs
-from providers.errors import InvalidRequest, ModelNotAllowed, ModelNotFound, NoTarget, UnsupportedFeature
+from providers.errors import InvalidRequest, ModelNotAllowed, ModelNotFound, NoTarget, Unavailable, UnsupportedFeature
 from providers.vendor import Capabilities, ModelFacts
 from router.config import ConfigErrors
 from router.health import Block
@@ -19,7 +19,7 @@ from router.routing import MAX_ATTEMPTS, Rights, Running, plan, visible
 from router.snapshot import compile_snapshot
 from tests.routing.support import config_of, healthy, plan_of, reasons, snapshot_of, targets
 
-DOWN = Block("unavailable", 8.4, None, cooldown=False)
+DOWN = Block(Unavailable("it fell over"), 8.4, cooldown=False)
 BASE = """
 providers:
   openai: {vendor: openai, api_key: k}
