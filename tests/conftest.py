@@ -98,7 +98,9 @@ def client(router: RouterProcess) -> Client:
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     """An embedded store in the test's own folder."""
-    opened = await open_store("embedded", tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("router.store.CONNECT_LIMIT", 60.0)  # it has just been started
+        opened = await open_store("embedded", tmp_path)
     yield opened
     await opened.close()
 

@@ -19,8 +19,9 @@ PATIENT = 20.0
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ledger.DECISION_LIMIT", "link_node.PATIENCE", "store.ANSWER_LIMIT", "holders.ANSWER_LIMIT"):
+    for name in ("ledger.DECISION_LIMIT", "link_node.PATIENCE", "holders.ANSWER_LIMIT", "store.ANSWER_LIMIT"):
         monkeypatch.setattr(f"router.{name}", PATIENT)
+    monkeypatch.setattr("router.store.CONNECT_LIMIT", PATIENT)
     monkeypatch.setattr(Memory.fetch, "__defaults__", (PATIENT,))
     monkeypatch.setattr(Links.ask, "__kwdefaults__", {"limit": PATIENT, "repeat": True})
 
