@@ -20,8 +20,8 @@ from router.keys import Keys
 from router.overview_keys import KeySums, day
 from router.overview_rows import Amounts, Board, Hour, KeyRow, Own, RequestRow, Sums, TeamRow, Where
 from router.periods import HOUR, DaysAgo, Span, zone_of
-from router.recent import RecentReader, Wanted, errors_name, rows_of
-from router.records import DEFAULT_TEAM, Key, TeamRecord, team_name, team_of_key
+from router.recent import RecentReader, Row, Wanted, errors_name, rows_of
+from router.records import DEFAULT_TEAM, Key, TeamRecord, key_of, team_name, team_of_key
 from router.standing import TEAM, Scope, standings
 from router.usage import Team, UsageReader, team_of_record
 
@@ -242,9 +242,7 @@ class Overviews:
 
     async def _tails(self, teams: Sequence[Team], now: float) -> tuple[tuple[RequestRow, ...], tuple[RequestRow, ...]]:
         """The newest requests and errors, newest first."""
-        # A few of each team first: those whose newest are among the newest of all are read on.
-        page = max(4, min(MOST_ENTRIES // max(len(teams), 1), 4 * MOST_REQUESTS))
-        newest = await self._recent.rows(Wanted(limit=2 * MOST_REQUESTS), teams, page=page)
+        newest = await self._newest(teams, 2 * MOST_REQUESTS)
         answers = await self._cabinet.gather(
             [("XREVRANGE", errors_name(team.id), "+", "-", "COUNT", MOST_ERRORS) for team in teams]
         )
@@ -257,6 +255,11 @@ class Overviews:
             tuple(rows.request_row(row, team.name, names) for row, team in newest),
             tuple(rows.request_row(row, team.name, names) for row, team in worst),
         )
+
+    async def _newest(self, teams: Sequence[Team], limit: int) -> list[tuple[Row, Team]]:
+        # A few of each team first: those whose newest are among the newest of all are read on.
+        page = max(4, min(MOST_ENTRIES // max(len(teams), 1), 4 * MOST_REQUESTS))
+        return await self._recent.rows(Wanted(limit=limit), teams, page=page)
 
     def _per_minute(
         self, found: Mapping[int, dict[Where, Amounts]], requests: Sequence[RequestRow], now: float
@@ -281,7 +284,24 @@ class Overviews:
             return 60 * added / (now - then)
         return min(60 * newest / max(now - since, 0.05), float(max(sum(calls.values()), newest)))
 
+    async def newest(self, key_id: str | None) -> tuple[RequestRow, ...]:
+        """The newest calls as the store has them now, newest first: of all, or those that the holder of a key sees."""
+        async with self._usage.errors():
+            if key_id is not None:
+                record = await self._cabinet.find(key_id)
+                if record is None:
+                    return ()
+                key = key_of(record)
+                return await self._own_requests(key, team_of_record(await self._team_of(key)))
+            teams = [team_of_record(record) for record in await self._keys.teams.list()]
+            found = await self._newest(teams, MOST_REQUESTS)
+            names = await self._usage.key_names({str(row["key"]): team.id for row, team in found if row.get("key")})
+        return tuple(rows.request_row(row, team.name, names) for row, team in found)
+
     # --- one key
+
+    async def _team_of(self, key: Key) -> TeamRecord:
+        return team_of_key(key, await self._cabinet.raw(team_name(key.team)))
 
     async def own(self, key: Key) -> Own:
         """The numbers of one key, for its holder: nothing of anybody else's but its team's limits."""
@@ -304,7 +324,7 @@ class Overviews:
         loop = asyncio.get_running_loop()
         began = loop.time()
         now = self._clock()
-        record = team_of_key(key, await self._cabinet.raw(team_name(key.team)))
+        record = await self._team_of(key)
         team = team_of_record(record)
         rate = self._rate()
         async with self._usage.errors():

@@ -13,6 +13,7 @@ from providers.errors import StoreUnavailable
 from router.admin.pages import live
 from router.admin.pages.live import News, Tail, TeamFeed
 from router.changes import TeamChange
+from router.overview import Overviews
 from router.overview_rows import RequestRow, request_row
 from router.recent import recent_name
 from tests.pages.house import TOKEN, House
@@ -95,14 +96,17 @@ async def test_a_new_team_is_read_at_once(house: House) -> None:
 
 async def test_a_quiet_key_misses_nothing_beside_a_busy_one(house: House) -> None:
     async with Team(house, "busy") as busy, Team(house, "quiet") as quiet:
-        tail = Tail(TeamFeed(house.keys), house.keys.clock, pace=0.01)
+        tail = Tail(TeamFeed(house.keys), Overviews(house.keys, lambda: None).newest, pace=0.01)
         with tail.watch("quiet key") as holder:
+            async with asyncio.timeout(20):
+                while (await holder.next(0.05)).newest is None:
+                    pass
             mine: list[RequestRow] = []
 
             async def listen() -> None:
                 async with asyncio.timeout(20):
                     while len([row for row in mine if row.status == 200]) < 20:
-                        mine.extend(await holder.next(0.05))
+                        mine.extend((await holder.next(0.05)).rows)
 
             listening = asyncio.create_task(listen())
             for number in range(20):
@@ -207,16 +211,19 @@ async def test_a_viewer_is_told_of_a_call_once_until_there_is_something_new_of_i
 
         async def read(self) -> News:
             self.reads += 1
-            row = {"id": "one", "time": 0.0, "key": "k", "status": self.status}
-            return News([request_row(row, "team", {})])
+            return News(await self.newest(None))
+
+        async def newest(self, _: str | None) -> Sequence[RequestRow]:
+            return [request_row({"id": "one", "time": 0.0, "key": "k", "status": self.status}, "team", {})]
 
     feed = Same()
-    tail = Tail(feed, pace=0.0)
+    tail = Tail(feed, feed.newest, pace=0.0)
     with tail.watch(None) as watch:
         found: list[RequestRow] = []
         async with asyncio.timeout(15):
             for reads, feed.status in ((3, None), (6, 200)):
                 while feed.reads < reads:  # noqa: ASYNC110 - the task that reads says nothing
                     await asyncio.sleep(0)
-                found += await watch.next(0)
+                told = await watch.next(0)
+                found += [*(told.newest or ()), *told.rows]
     assert [row.status for row in found] == [None, 200]

@@ -118,7 +118,8 @@ def test_the_tail_brings_a_call_at_once_and_only_to_who_may_see_it(office: Offic
         assert all_calls.headers["content-type"].startswith("text/event-stream")
         assert all_calls.headers["cache-control"] == "no-store"
         assert json.loads(all_calls.until("state")[-1].data) == {"stale": False}
-        own.until("state")
+        for tail in (all_calls, own):
+            tail.until("rows")  # what comes from here on is told call by call
         hidden, shown = office.call(other["key"]), office.call(mine["key"])
         seen = all_calls.until("row", shown)
         if not any(hidden in event.data for event in seen):
@@ -136,7 +137,7 @@ def test_the_tail_brings_a_call_at_once_and_only_to_who_may_see_it(office: Offic
 def test_a_long_call_is_shown_when_it_begins_and_again_when_it_ends(office: Office) -> None:
     body = json.dumps({"model": "endless-slow@pages", "stream": True, "messages": [{"role": "user", "content": "Hi"}]})
     with office.site.watch() as tail:
-        tail.until("state")
+        tail.until("rows")
         began = time.time()
         caller = http.client.HTTPConnection("127.0.0.1", office.router.port, timeout=SECONDS)
         caller.request("POST", "/v1/chat/completions", body, {"authorization": f"Bearer {office.router.key}"})
@@ -154,7 +155,7 @@ def test_a_long_call_is_shown_when_it_begins_and_again_when_it_ends(office: Offi
 def test_what_clients_write_is_inert(office: Office) -> None:
     key = office.key(f"{SCRIPT} key")
     with office.site.watch() as tail:
-        tail.until("state")
+        tail.until("rows")
         call = office.call(key["key"], model=f"{SCRIPT} model")
         row = tail.until("row", call)[-1].data
     holder = office.visitor(key["key"])

@@ -1,5 +1,11 @@
 """The live tail of requests: one reading of the store for all who watch in a worker, about once a second and only while
-somebody does."""
+somebody does.
+
+Who comes is told the newest calls as they are, in place of whatever his page shows, and from then on what is said of
+calls. Both are read in turn by one task: what was said up to a reading is in the newest calls that are read after it,
+and what is said later comes with the next reading. So nothing falls in between, whenever a page was made, however long
+its stream was away, and whichever worker it comes to.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ import contextlib
 import logging
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from providers.errors import Overloaded, StoreUnavailable
@@ -22,7 +28,7 @@ PACE: Final = 1.0
 READS: Final = 4
 """Readings in that time while there is much to read."""
 FIRST: Final = 5.0
-"""Seconds before its beginning from which on a tail shows calls."""
+"""Seconds before its beginning from which on a tail reads calls."""
 FIRST_ENTRIES: Final = 100
 """Of a team that is read for the first time."""
 PAGE: Final = 100
@@ -35,6 +41,8 @@ LATE: Final = 8
 """Readings in a row that may leave something of a team for the next one; then they skip to its newest calls."""
 MOST_ROWS: Final = 50
 """That a viewer is told at once; pages show no more."""
+MOST_ANEW: Final = 10
+"""Keys whose newest calls are read between two readings; each costs as much as a refresh of a page."""
 MOST_SHOWN: Final = 1000
 """Calls that are known as shown, and calls of whose beginning is known what their end does not say."""
 MOST_WAITING: Final = 4
@@ -54,6 +62,11 @@ _Entries = Sequence[tuple[bytes, dict[bytes, bytes]]]
 """Of a stream, newest first."""
 
 Rows = Sequence[RequestRow]
+
+
+Newest = Callable[[str | None], Awaitable[Rows]]
+"""Reads the calls that a page shows, as they are now, newest first: those of a key by its id, or of all. Raises
+StoreUnavailable."""
 
 
 class News(NamedTuple):
@@ -191,15 +204,26 @@ def _milliseconds(name: bytes) -> int:
     return int(name.partition(b"-")[0])
 
 
+class Told(NamedTuple):
+    """newest: all that a page shows, newest first, in place of what it shows; None: that stays. rows: calls of which
+    something was said since, oldest first."""
+
+    newest: Rows | None
+    rows: Rows
+
+
 class Watch:
     """One viewer's end. key: the id of the key whose calls he may see, None for all."""
 
     def __init__(self, key: str | None) -> None:
         self.key = key
+        self._newest: Rows | None = None
         self._waiting: deque[Rows] = deque()
         self._news = asyncio.Event()
         self._running: OrderedDict[str, None] = OrderedDict()
         """Calls that he was told of while they ran."""
+        self.anew = True
+        """Whether he waits for the newest calls: he has just come, or some calls were passed over."""
         self.behind = False
         """Whether he was too slow; nothing more comes then."""
         self.stale = False
@@ -213,11 +237,20 @@ class Watch:
             return
         self.stale = stale
         self.skipped = self.skipped or skipped
+        self.anew = self.anew or skipped
         if rows:
             if len(self._waiting) >= MOST_WAITING:
                 self.behind = True
             else:
                 self._waiting.append(self._chosen(rows))
+        self._news.set()
+
+    def show(self, newest: Rows) -> None:
+        """newest: those that he may see, read after all that he was told."""
+        self.anew = False
+        self._newest = newest
+        self._waiting.clear()
+        self._running = OrderedDict((row.id, None) for row in newest if _runs(row))
         self._news.set()
 
     def _chosen(self, rows: Rows) -> Rows:
@@ -233,15 +266,16 @@ class Watch:
             self._running.popitem(last=False)
         return rows
 
-    async def next(self, seconds: float) -> Rows:
+    async def next(self, seconds: float) -> Told:
         """What has come, or nothing after some seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._news.wait()
         self._news.clear()
-        rows = [row for some in self._waiting for row in some]
+        told = Told(self._newest, [row for some in self._waiting for row in some])
+        self._newest = None
         self._waiting.clear()
-        return rows
+        return told
 
 
 def _runs(row: RequestRow) -> bool:
@@ -249,21 +283,21 @@ def _runs(row: RequestRow) -> bool:
 
 
 class Tail:
-    """Reads for all who watch. `clock` is Unix time in seconds."""
+    """Reads for all who watch."""
 
-    def __init__(self, feed: Feed, clock: Callable[[], float] = time.time, *, pace: float = PACE) -> None:
+    def __init__(self, feed: Feed, newest: Newest, *, pace: float = PACE) -> None:
         self._feed = feed
-        self._clock = clock
+        self._newest = newest
         self._pace = pace
-        self._viewers: set[Watch] = set()
+        self._viewers: dict[Watch, None] = {}
+        """In the order in which they came."""
         self._task: asyncio.Task[None] | None = None
         self._shown: OrderedDict[str, RequestRow] = OrderedDict()
         self._stale = False
 
     @contextlib.contextmanager
     def watch(self, key: str | None) -> Iterator[Watch]:
-        """Be told of calls from now on, those of the last seconds first. key: an id, None for all. Raises
-        Overloaded."""
+        """Be told of the newest calls, and of all from then on. key: an id, None for all. Raises Overloaded."""
         holders = [watch.key for watch in self._viewers if watch.key is not None]
         if len(self._viewers) >= MOST_VIEWERS or (key is not None and len(holders) >= MOST_HOLDERS):
             raise Overloaded("Too many watch the live requests at once.", retry_after=10.0)
@@ -271,18 +305,15 @@ class Tail:
             raise Overloaded("Too many watch the live requests of this key at once.", retry_after=10.0)
         watch = Watch(key)
         watch.stale = self._stale
-        self._viewers.add(watch)
+        self._viewers[watch] = None
         if self._task is None:
             self._shown.clear()
             self._feed.begin()
             self._task = asyncio.create_task(self._run(), name="live requests")
-        else:
-            late = [row for row in self._shown.values() if row.time >= self._clock() - FIRST]
-            watch.tell([row for row in late if key is None or row.key_id == key], stale=self._stale)
         try:
             yield watch
         finally:
-            self._viewers.discard(watch)
+            del self._viewers[watch]
             if not self._viewers and self._task is not None:
                 self._task.cancel()
                 self._task = None
@@ -292,14 +323,8 @@ class Tail:
         reads, skipped = 0, False
         while True:
             news = News(())
-            try:
+            with self._asking():
                 news = await self._feed.read()
-            except StoreUnavailable:
-                self._stale = True
-            except Exception:  # noqa: BLE001 - a bug of ours, or a row nobody can read: the tail goes on with the next
-                _log.exception("reading the live requests failed")
-            else:
-                self._stale = False
             for row in news.rows:
                 found.pop(row.id, None)
                 found[row.id] = row
@@ -307,7 +332,31 @@ class Tail:
             if not news.more or reads >= READS:
                 self._tell(self._new(list(found.values())), skipped)
                 found, reads, skipped = {}, 0, False
+                await self._show()
             await asyncio.sleep(self._pace / READS if news.more else self._pace)
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Whatever the store does, the tail goes on."""
+        try:
+            yield
+        except StoreUnavailable:
+            self._stale = True
+        except Exception:  # noqa: BLE001 - a bug of ours, or a row nobody can read: the tail goes on with the next
+            _log.exception("reading the live requests failed")
+        else:
+            self._stale = False
+
+    async def _show(self) -> None:
+        """The newest calls, for who waits for them. All that was read of the feed has been told."""
+        for key in list(dict.fromkeys(watch.key for watch in self._viewers if watch.anew))[:MOST_ANEW]:
+            if self._stale:
+                return
+            with self._asking():
+                newest = await self._newest(key)
+                for watch in self._viewers:
+                    if watch.anew and watch.key == key:
+                        watch.show(newest)
 
     def _tell(self, rows: Rows, skipped: bool) -> None:
         by_key: dict[str | None, list[RequestRow]] = {None: list(rows)}

@@ -88,8 +88,9 @@ class Pages:
         self._renderer = Renderer(self._assets, setup.version, keys.clock)
         self._sessions = Sessions(keys, monotonic=monotonic)
         self._sign_in = SignIn(keys, self._sessions)
-        self._sights = Sights(Overviews(keys, setup.rate), setup.describe, setup.current, setup.facts, monotonic)
-        self._tail = Tail(TeamFeed(keys, monotonic), keys.clock)
+        overviews = Overviews(keys, setup.rate)
+        self._sights = Sights(overviews, setup.describe, setup.current, setup.facts, monotonic)
+        self._tail = Tail(TeamFeed(keys, monotonic), overviews.newest)
         self._rate = setup.rate
         self._draining = setup.draining
         self._monotonic = monotonic
@@ -284,7 +285,7 @@ class Pages:
         stale = watch.stale
         spoke = checked = self._monotonic()
         while True:
-            rows = await watch.next(TICK)
+            newest, rows = await watch.next(TICK)
             if self._draining():
                 await self._write(asked, _event("end", "draining"))
                 return
@@ -306,10 +307,16 @@ class Pages:
                 stale = watch.stale
                 news += _state(stale, skipped=watch.skipped)
                 watch.skipped = False
-            zone = await self._zone(viewer) if rows else ""
+            zone = await self._zone(viewer) if rows or newest is not None else ""
+            if newest is not None:
+                told = {"requests": newest}
+                html = await self._renderer.render(
+                    "tail_rows.html", asked.look, told, viewer=viewer, zone=zone, rate=self._rate()
+                )
+                news += _event("rows", html.decode())
             for row in rows:
-                html = self._renderer.row(row, look=asked.look, viewer=viewer, zone=zone, rate=self._rate())
-                news += _event("row", html)
+                made = self._renderer.row(row, look=asked.look, viewer=viewer, zone=zone, rate=self._rate())
+                news += _event("row", made)
             if not news and now - spoke >= HEARTBEAT:
                 news = _state(stale)  # no comment: pages do not see those
             if news:

@@ -12,12 +12,12 @@
   // --- morphing: what the reader opened, and what a script draws, stays ---------------------------------------------
 
   const OPENED = new Set(["aria-expanded", "data-open"]);
-  let streaming = false;
+  let streaming = false; // the stream has said what the live tail shows, and goes on from there
   let paused = false;
 
   function keeps(node) {
     if (!(node instanceof Element)) return false;
-    // The live tail is the stream's as long as there is one, and nobody's while it is paused.
+    // The live tail is the stream's once that has said what stands there, and nobody's while it is paused.
     return node.hasAttribute("data-keep") || (node.id === "tail" && (streaming || paused));
   }
 
@@ -82,7 +82,8 @@
 
   // --- the live tail ------------------------------------------------------------------------------------------------
 
-  const waiting = new Map(); // id: row, not shown yet
+  let whole = null; // all rows as the stream has told them anew, not shown yet
+  const waiting = new Map(); // id: row, what came after them
   const unseen = new Set(); // ids of the calls that came during a pause, also of those that there is no room to show
   const MOST_UNSEEN = 10000;
   let unsaid = 0;
@@ -107,25 +108,62 @@
     unsaid += 1;
   }
 
+  function shows(id) {
+    return Boolean(rows()?.contains(document.getElementById(id)));
+  }
+
+  function putAll(all) {
+    for (const row of all.querySelectorAll("tr[id]")) {
+      if (shows(row.id)) continue;
+      row.classList.add("fresh");
+      unsaid += 1;
+    }
+    Idiomorph.morph(rows(), all.childNodes, { morphStyle: "innerHTML" });
+  }
+
   function flush() {
-    if (paused || !waiting.size || !rows()) return;
+    if (paused || !rows()) return;
+    if (whole) putAll(whole);
+    whole = null;
+    if (!waiting.size) return;
     for (const row of waiting.values()) put(row);
     waiting.clear();
     const list = rows();
     while (list.children.length > ROWS) list.lastElementChild.remove();
   }
 
-  function take(html) {
+  function parsed(html) {
     const holder = document.createElement("template");
     holder.innerHTML = html;
-    const row = holder.content.querySelector("tr");
+    return holder.content;
+  }
+
+  function miss(row) {
+    if (paused && unseen.size < MOST_UNSEEN && !shows(row.id)) unseen.add(row.id);
+  }
+
+  function takeAll(html) {
+    whole = parsed(html);
+    waiting.clear();
+    streaming = true;
+    whole.querySelectorAll("tr[id]").forEach(miss);
+    if (paused) showPause();
+  }
+
+  function take(html) {
+    const row = parsed(html).querySelector("tr");
     if (!row) return;
-    waiting.delete(row.id);
-    waiting.set(row.id, row);
-    if (waiting.size > ROWS) waiting.delete(waiting.keys().next().value);
-    if (!paused) return;
-    if (unseen.size < MOST_UNSEEN && !rows()?.contains(document.getElementById(row.id))) unseen.add(row.id);
-    showPause();
+    const known = whole?.getElementById(row.id);
+    if (known) {
+      known.replaceWith(row);
+    } else {
+      waiting.delete(row.id);
+      waiting.set(row.id, row);
+      // The end of a call that stands there is never too much.
+      if (waiting.size > ROWS) waiting.delete([...waiting.keys()].find((id) => !shows(id)));
+    }
+    miss(row);
+    if (paused) showPause();
   }
 
   function showPause() {
@@ -171,8 +209,11 @@
     stream.addEventListener("open", () => {
       heard = Date.now();
       if (failing) refresh();
-      streaming = true;
       backoff = 2000;
+    });
+    stream.addEventListener("rows", (event) => {
+      heard = Date.now();
+      takeAll(event.data);
     });
     stream.addEventListener("row", (event) => {
       heard = Date.now();
