@@ -169,6 +169,7 @@ class Calls:
         def prepare(known: Known, local_only: bool) -> Ask:
             """Plan the call by its key. The ledger asks again when the key has changed meanwhile."""
             trace.key_id = known.key.id
+            trace.labels = runtime.gauges.model_labels
             runtime.accounts.check_network(known, address)
             rights = known.key.rights
             plan = self._plan(call, replace(rights, local_only=True) if local_only else rights, fallback=fallback)

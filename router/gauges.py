@@ -10,8 +10,7 @@ from router.loaded import LoadedModels
 from router.metric_labels import Admitted, ModelLabels
 from router.prices import Prices
 from router.provider_state import down
-from router.routing import Plan
-from router.snapshot import Snapshot, Target
+from router.snapshot import Snapshot
 from router.team_gauges import TeamGauges
 
 if TYPE_CHECKING:
@@ -28,8 +27,10 @@ class Gauges:
         self._runtime = runtime
         self._admitted = Admitted()
         self._labels: tuple[Snapshot, Prices, ModelLabels] | None = None
+        self._away: dict[str, str] = {}
+        """Why providers are down, as `_up` saw it last: both are told of one moment."""
         self._loaded = LoadedModels(
-            runtime.http, lambda: tuple(runtime.snapshot.providers.values()), lambda: self._model_labels
+            runtime.http, lambda: tuple(runtime.snapshot.providers.values()), lambda: self.model_labels
         )
         metrics = runtime.metrics
         metrics.count("log_lines_dropped_total", lambda: runtime.log.dropped)
@@ -52,52 +53,47 @@ class Gauges:
         metrics.gauge("holds", lambda: len(ledger.live))
         metrics.gauges("queue_depth", self._queued)
         metrics.gauges("provider_up", self._up)
-        metrics.gauges("provider_down", self._down)
+        metrics.gauges("provider_down", self._why)
         metrics.gauges("provider_info", self._info)
         metrics.gauges("circuit_open", self._open_circuits)
-        metrics.gauges("ollama_loaded_models", self._loaded.models)
-        metrics.gauges("ollama_vram_bytes", self._loaded.vram)
+        background = []
+        if runtime.slot.number == 0:
+            # One worker asks for all of them: two that look at different times would tell of two models after a swap.
+            metrics.gauges("ollama_loaded_models", self._loaded.models)
+            metrics.gauges("ollama_vram_bytes", self._loaded.vram)
+            background.append(self._loaded.run())
         teams = TeamGauges(runtime.store, lambda: runtime.config.prices.usd_cny, runtime.clock, runtime.monotonic)
         metrics.at_scrape(teams.read)
         try:
-            await asyncio.gather(metrics.run(), self._loaded.run())
+            await asyncio.gather(metrics.run(), *background)
         finally:
             await teams.close()
 
-    def label(self, target: Target) -> str:
-        """How the metrics name a target's model."""
-        return self._model_labels.of(target)
-
-    def route(self, plan: Plan | None, asked: str | None) -> str:
-        """How the metrics name what was asked for."""
-        return self._model_labels.route(plan, asked)
-
     @property
-    def _model_labels(self) -> ModelLabels:
+    def model_labels(self) -> ModelLabels:
+        """How the metrics name models while the config in force is."""
         snapshot, prices, known = self._runtime.snapshot, self._runtime.prices, self._labels
         if known is None or known[0] is not snapshot or known[1] is not prices:
             priced = [(name, model) for name, row in snapshot.providers.items() for model in prices.names(row)]
             known = self._labels = (snapshot, prices, ModelLabels(snapshot, priced, self._admitted))
         return known[2]
 
-    def _why_down(self) -> dict[str, str]:
-        runtime = self._runtime
-        return down(runtime.snapshot, runtime.health, runtime.discovery.away())
-
     def _up(self) -> Values:
-        away, unknown = self._why_down(), self._runtime.discovery.unheard()
+        runtime = self._runtime
+        away, unknown = down(runtime.snapshot, runtime.health, runtime.discovery.away()), runtime.discovery.unheard()
+        self._away = away
         return {
             (name,): float(name not in away)
-            for name, row in self._runtime.snapshot.providers.items()
+            for name, row in runtime.snapshot.providers.items()
             if name in away or not (row.local and name in unknown)
         }
+
+    def _why(self) -> Values:
+        return dict.fromkeys(self._away.items(), 1.0)
 
     def _info(self) -> Values:
         rows = self._runtime.snapshot.providers.values()
         return {(row.name, row.vendor.name, "yes" if row.local else "no"): 1.0 for row in rows}
-
-    def _down(self) -> Values:
-        return dict.fromkeys(self._why_down().items(), 1.0)
 
     def _open_circuits(self) -> Values:
         found = self._runtime.health.open()

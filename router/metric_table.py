@@ -392,8 +392,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "redis_decision_seconds",
         "histogram",
-        "Time until the store admitted or refused a call, or failed to.",
-        "存储对一次调用作出准入或拒绝（或失败）的时间。",
+        "Time of an answer by which the store admitted or refused a call, or until it failed to. A call whose key had"
+        " just been changed takes two; the first look-up of a key by a worker is not counted here.",
+        "存储对一次调用作出准入或拒绝（或失败）的时间。密钥刚被修改的调用需要两次；进程首次查找某密钥不计入。",
         "seconds",
         (),
         SHORT,

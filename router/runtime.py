@@ -365,7 +365,8 @@ class Runtime:
         now = self.monotonic()
         call = trace.call
         asked = call.asked_model if call is not None else None
-        label = self.gauges.route(trace.plan, asked)
+        labels = trace.labels or self.gauges.model_labels
+        label = labels.route(trace.plan, asked)
         answered = trace.answered
         told = {
             "status": 499 if trace.client_gone else trace.status,
@@ -389,9 +390,9 @@ class Runtime:
         else:
             charged = usage = None
             told |= {"cost": None, "mark": None}
-        self.metrics.observe(trace, label, now, charged, self.gauges.label)
+        self.metrics.observe(trace, label, now, charged, labels.of)
         if self.telemetry is not None:
-            self.telemetry.ended(Ended(trace, now, label, charged, self.gauges.label))
+            self.telemetry.ended(Ended(trace, now, label, charged, labels.of))
         self.log.write(
             {
                 "time": trace.created,

@@ -10,6 +10,7 @@ from providers.call import Call
 from providers.errors import SwitchyardError
 from providers.wire import Meter
 from router.checks import NO_AMOUNTS, Amounts
+from router.metric_labels import ModelLabels
 from router.otel_context import TraceContext
 from router.prices import Price
 from router.routing import Plan, Target
@@ -68,6 +69,8 @@ class Trace:
     """The caller's own deadline."""
     prices: Callable[[Target], Price | None] | None = None
     """What targets cost this call, whatever is reloaded meanwhile."""
+    labels: ModelLabels | None = None
+    """What the metrics call its models, likewise. None where its key was not found."""
     degraded: bool = False
     """Admitted while the store was away: local models only."""
     context: TraceContext | None = None

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.router.test_metrics import scrape, values
 from tests.simulators.client import OPENAI, Client, Reply
 from tests.simulators.router import UNHURRIED, RouterProcess, providers
 from tests.simulators.scripts import PART
 from tests.simulators.server import Simulator
+from tests.simulators.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,34 @@ def test_a_stream_survives_the_removal_of_its_provider(
         told = OPENAI.read(Reply(200, {}, seen + answer.read(), 0.0), stream=True)
         assert told.complete
     assert client.ask(OPENAI, "cloud/answer", stream=False).status == 404
+
+
+def test_a_call_keeps_its_name_in_the_metrics_over_a_reload(
+    reloading: RouterProcess, good: dict[str, Any], fresh: Callable[[str], str]
+) -> None:
+    """As in the ledger: it was admitted under that name."""
+    client = client_of(reloading)
+    target = f"cloud/{fresh('slow')}"
+    reload(reloading, {**good, "models": {"early-name": {"targets": [target]}}}, "is in force")
+    with client.open("POST", OPENAI.path, OPENAI.body("early-name", stream=True)) as answer:
+        answer.read1(65536)
+        reload(reloading, {**good, "models": {}}, "is in force")
+        answer.read()
+    answered_by = {("provider", "cloud"), ("model", target.removeprefix("cloud/"))}
+    wanted = {
+        "switchyard_requests_total": {("route", "early-name")} | answered_by,
+        "switchyard_tokens_total": {("type", "output")} | answered_by,
+    }
+
+    def missing() -> list[str]:
+        found = values(scrape(client))
+        return [
+            family
+            for family, labels in wanted.items()
+            if not any(name == family and labels <= set(at) and number for (name, at), number in found.items())
+        ]
+
+    until(lambda: not missing(), what=missing)
 
 
 def test_many_reloads_lose_no_call(reloading: RouterProcess, good: dict[str, Any]) -> None:

@@ -18,11 +18,13 @@ from typing import Any
 
 import pytest
 
+from providers.errors import RateLimited
 from router.config import load_config
 from router.health import Health
 from router.otel import installed
 from router.provider_state import down
 from router.runtime import Runtime
+from router.slots import Slot
 from router.snapshot import compile_snapshot
 from tests.router.test_metrics import scrape, value, values
 from tests.router.test_store_away import NOBODY_ELSE, store_at
@@ -158,6 +160,44 @@ telemetry: {{otlp_endpoint: "http://127.0.0.1:{refused_port()}"}}
         await runtime.start({}, serves=serves)
         running = {getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()}
         assert ("Gauges.run" in running, runtime.telemetry is not None) == (serves, serves and installed())
+    finally:
+        await runtime.stop()
+
+
+async def test_whether_and_why_a_provider_is_down_are_told_of_one_moment(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("providers: {cloud: {vendor: openai, api_key: k}}")
+    runtime = Runtime(load_config(tmp_path / "c.yaml", {}))
+    runtime.snapshot = compile_snapshot(runtime.config)
+    now = 0.0
+
+    def tick() -> float:
+        """A pause of one second is over at the second look."""
+        nonlocal now
+        now += 0.6
+        return now
+
+    runtime.health = Health(tick, lambda: 0.5)
+    runtime.health.failure("cloud/m", RateLimited("too many", retry_after=1))
+    assert runtime.gauges._up() == {("cloud",): 0.0}
+    assert runtime.gauges._why() == {("cloud", "rate_limited"): 1.0}
+    assert runtime.gauges._up() == {("cloud",): 1.0}
+    assert runtime.gauges._why() == {}
+    await runtime.http.close()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+async def test_one_worker_asks_what_is_loaded(tmp_path: Path, number: int) -> None:
+    """After a swap two that look at different times would tell of the old model beside the new one."""
+    (tmp_path / "c.yaml").write_text(f"""
+data_dir: {tmp_path}
+providers: {{box: {{vendor: ollama, base_url: "http://127.0.0.1:{refused_port()}"}}}}
+""")
+    runtime = Runtime(load_config(tmp_path / "c.yaml", {}), slot=Slot(number, 2))
+    try:
+        await runtime.start({})
+        await asyncio.sleep(0)
+        running = {getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()}
+        assert ("Metrics.run" in running, "LoadedModels.run" in running) == (True, number == 0)
     finally:
         await runtime.stop()
 
