@@ -90,7 +90,7 @@ def test_streams_that_outlast_the_drain(
         until(lambda: refuses(router.port))
         running.check()
         assert router.wait(60) == 0
-        assert 0.5 < time.monotonic() - began < 20
+        assert 0.5 < time.monotonic() - began < 60
         assert router.family() == []
     for model in running.models:
         assert cloud.asked(model)[0].left()
