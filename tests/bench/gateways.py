@@ -215,7 +215,7 @@ def _switchyard_key(site: Site, limits: tuple[str, ...] = ()) -> str:
         env={**os.environ, **_switchyard_env(site)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     if made.returncode:

@@ -1,6 +1,7 @@
 """The benchmark's own parts: what the load accepts as an answer, the arithmetic, and the writer of the tables."""
 
 import asyncio
+import dataclasses
 import datetime
 import os
 import subprocess
@@ -251,10 +252,14 @@ def test_the_ledger_s_part_is_the_difference_of_each_round(rows: list[Row]) -> N
 
 
 @pytest.mark.parametrize("part", ["ledger", "accounts"])
-async def test_the_router_without_a_part_serves(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in UNHURRIED.items():
-        monkeypatch.setenv(name, value)
-    gateway = gateways.UNMETERED if part == "ledger" else gateways.UNBILLED
+async def test_the_router_without_a_part_serves(part: str, tmp_path: Path) -> None:
+    plain = gateways.UNMETERED if part == "ledger" else gateways.UNBILLED
+
+    def start(site: Site) -> gateways.Command:
+        command = plain.start(site)
+        return dataclasses.replace(command, env={**command.env, **UNHURRIED})
+
+    gateway = dataclasses.replace(plain, start=start)
     with upstream(Cores()) as (port, _):
         running = await asyncio.to_thread(Running, gateway, Site(free_port(), port, tmp_path), Cores())
         try:

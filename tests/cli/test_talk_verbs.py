@@ -21,6 +21,7 @@ import pytest
 from router.cli.address import router_key, router_url, speaks_chinese
 from router.cli.env import CLIENTS, PLACEHOLDER
 from tests.simulators.ports import free_port
+from tests.simulators.router import UNHURRIED
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "router.cli.main"]
@@ -255,8 +256,8 @@ def findings(*words: str, **env: str) -> tuple[int, dict[str, list[dict[str, str
 
 
 def test_a_healthy_machine(tmp_path: Path) -> None:
-    code, rows = findings("--config", config(tmp_path, free_port()))
-    assert code == 0
+    code, rows = findings("--config", config(tmp_path, free_port()), **UNHURRIED)
+    assert code == 0, rows
     assert {rows[name][0]["level"] for name in ("python", "packages", "config", "data_dir", "store", "port")} <= {
         "ok",
         "warn",
