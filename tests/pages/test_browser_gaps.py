@@ -37,7 +37,7 @@ HIDE: Final = """(hidden) => {
 
 @pytest.fixture(scope="module")
 def router(module_serve: Serve, cloud: Simulator, local: Simulator) -> RouterProcess:
-    return module_serve(routers.providers(cloud.url, local.url))
+    return module_serve(routers.providers(cloud.url, local.url), routers.UNHURRIED)
 
 
 @pytest.fixture(scope="module")
