@@ -20,7 +20,7 @@ from router.keys import Keys
 from router.overview_keys import KeySums, day
 from router.overview_rows import Amounts, Board, Hour, KeyRow, Own, RequestRow, Sums, TeamRow, Where
 from router.periods import HOUR, DaysAgo, Span, zone_of
-from router.recent import RecentReader, Row, Wanted, errors_name, rows_of
+from router.recent import RecentReader, Row, Wanted, errors_name, newest_first, rows_of
 from router.records import DEFAULT_TEAM, Key, TeamRecord, key_of, team_name, team_of_key
 from router.standing import TEAM, Scope, standings
 from router.usage import Team, UsageReader, team_of_record
@@ -52,6 +52,8 @@ MOST_ERRORS: Final = 10
 MOST_REQUESTS: Final = 50
 MOST_ENTRIES: Final = 600
 """Entries of recent requests that one reading takes of all teams together."""
+MOST_OWN_ENTRIES: Final = 800
+"""Entries that are read for the holder of a key: recent requests of the team, and what failed or was refused."""
 LEAST_LOOK: Final = 60
 MOST_LOOK: Final = 120
 """Seconds over which calls per minute are reckoned by the sums, at least and at most."""
@@ -247,7 +249,7 @@ class Overviews:
             [("XREVRANGE", errors_name(team.id), "+", "-", "COUNT", MOST_ERRORS) for team in teams]
         )
         errors = [(row, team) for team, some in zip(teams, answers, strict=True) for row in rows_of(team, some)]
-        worst = sorted(errors, key=lambda one: -one[0]["_at"])[:MOST_ERRORS]
+        worst = newest_first(sorted(errors, key=lambda one: -one[0]["_at"])[:MOST_ERRORS])
         names = await self._usage.key_names(
             {str(row["key"]): team.id for row, team in (*newest, *worst) if row.get("key")}
         )
@@ -357,13 +359,9 @@ class Overviews:
     async def _own_requests(self, key: Key, team: Team) -> tuple[RequestRow, ...]:
         """The newest calls of a key, among the newest of its team, and what its limits refused."""
         found = await self._recent.rows(
-            Wanted(key=key.id, limit=MOST_REQUESTS), [team], page=MOST_ENTRIES // 3, most=MOST_ENTRIES
+            Wanted(key=key.id, limit=MOST_REQUESTS), [team], refused=True, page=MOST_ENTRIES // 3, most=MOST_OWN_ENTRIES
         )
-        (failed,) = await self._cabinet.gather([("XREVRANGE", errors_name(team.id), "+", "-", "COUNT", MOST_REQUESTS)])
-        known = {row["id"] for row, _ in found}
-        found += [(row, team) for row in rows_of(team, failed) if row.get("key") == key.id and row["id"] not in known]
-        found.sort(key=lambda one: -one[0]["_at"])
-        return tuple(rows.request_row(row, team.name, {key.id: key.name}) for row, _ in found[:MOST_REQUESTS])
+        return tuple(rows.request_row(row, team.name, {key.id: key.name}) for row, _ in found)
 
 
 # --- spans of hours (Unix seconds // 3600)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from router.recent import began
 from router.standing import Standing
 
 
@@ -232,12 +233,6 @@ def bars(found: Sequence[Standing]) -> tuple[LimitBar, ...]:
     """The fullest first."""
     shown = [LimitBar(one.name, one.unit, one.limit.amount, one.spent, one.held, one.resets_at) for one in found]
     return tuple(sorted(shown, key=lambda bar: -bar.share))
-
-
-def began(row: Mapping[str, Any]) -> float:
-    """When a call began, by its router's clock where that is told."""
-    told = row.get("time")
-    return float(told) if isinstance(told, int | float) else float(row["_began"]) / 1000
 
 
 def request_row(row: Mapping[str, Any], team: str, names: Mapping[str, str]) -> RequestRow:

@@ -1,7 +1,10 @@
-"""Recent requests, read from the stream that the ledger keeps for each team (about the newest 2000 calls; no prompts).
+"""Recent requests, read from the streams that the ledger keeps for each team (about the newest 2000 calls; no prompts).
 
 A call adds an entry when it begins and one when it ends, each with the field `r`: a JSON object with `id`, and in the
-end's with `status`. Here the two become one row. The order is that of the newest entry of each call.
+end's with `status`. Here the two become one row. Calls that a limit refused never began: of them a second stream has
+the first one of a key by a limit in an hour, next to the newest calls that failed.
+
+Those rows are read of which the newest was said; they are told in the order in which the calls began.
 """
 
 from __future__ import annotations
@@ -32,12 +35,13 @@ Row = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Which rows. key: an id. failed: only those with a status of 400 or more, or that were lost. status: `running` or
-    a number. after: only what happened since (Unix milliseconds)."""
+    a number. fallback: only those that a fallback answered. after: only what happened since (Unix milliseconds)."""
 
     key: str | None = None
     status: int | None = None
     running: bool = False
     failed: bool = False
+    fallback: bool = False
     limit: int = 100
     after: int | None = None
 
@@ -49,12 +53,15 @@ class Wanted:
             return False
         if self.status is not None and status != self.status:
             return False
+        if self.fallback and not row.get("fallback"):
+            return False
         return not self.failed or bool(row.get("lost")) or (isinstance(status, int) and status >= 400)
 
 
 @dataclass(slots=True)
 class _Stream:
     team: Team
+    name: str = ""
     rows: dict[str, Row] = field(default_factory=dict)
     last: str = "+"
     oldest: int = 0
@@ -63,7 +70,7 @@ class _Stream:
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """Rows, newest first; `cursor` is the `after` of a follower's next question."""
+    """Rows, those that began last first; `cursor` is the `after` of a follower's next question."""
 
     rows: list[Row]
     cursor: int
@@ -77,33 +84,40 @@ class RecentReader:
         self._clock: Callable[[], float] = usage.clock
 
     async def read(self, wanted: Wanted, teams: Sequence[Team]) -> Recent:
-        """The newest rows of these teams, as they are shown."""
-        found = await self.rows(wanted, teams)
+        """The newest rows of these teams, as they are shown, with what limits refused."""
+        found = await self.rows(wanted, teams, refused=True)
         async with self._usage.errors():
             names = await self._usage.key_names({str(row["key"]): team.id for row, team in found if row.get("key")})
-        cursor = max((found[0][0]["_at"] if found else 0) - OVERLAP, wanted.after or 0)
+        cursor = max(max((row["_at"] for row, _ in found), default=0) - OVERLAP, wanted.after or 0)
         return Recent([self._shown(row, team, names) for row, team in found], cursor)
 
     async def rows(
-        self, wanted: Wanted, teams: Sequence[Team], *, page: int = PAGE, most: int = MOST_ENTRIES
+        self,
+        wanted: Wanted,
+        teams: Sequence[Team],
+        *,
+        refused: bool = False,
+        page: int = PAGE,
+        most: int = MOST_ENTRIES,
     ) -> list[tuple[Row, Team]]:
-        """The newest rows of these teams as they are kept, newest first (see `rows_of`). page: entries that are read of
-        a stream at once; most: of all streams together, about."""
-        streams = [_Stream(team) for team in teams]
+        """The newest rows of these teams as they are kept (see `rows_of`), those that began last first. refused: with
+        what limits refused. page: entries that are read of a stream at once; most: of all streams together, about."""
+        streams = [_Stream(team, recent_name(team.id)) for team in teams]
+        if refused:
+            # What both have is told by the stream of all calls: it also has what was said of them later.
+            streams[:0] = [_Stream(team, errors_name(team.id)) for team in teams]
         async with self._usage.errors():
             left = most
             asked = streams
             while asked and left > 0:
                 left -= await self._page(asked, wanted, page)
                 # A stream is read on while it may hold one of the newest rows.
-                times = sorted(
-                    (row["_at"] for s in streams for row in s.rows.values() if wanted.match(row)), reverse=True
-                )
+                times = sorted((row["_at"] for row, _ in _matching(streams, wanted)), reverse=True)
                 edge = times[wanted.limit - 1] if len(times) >= wanted.limit else -1
                 asked = [stream for stream in streams if not stream.over and stream.oldest >= edge]
-        found = [(row, stream.team) for stream in streams for row in stream.rows.values() if wanted.match(row)]
+        found = _matching(streams, wanted)
         found.sort(key=lambda one: (one[0]["_at"], one[0]["id"]), reverse=True)
-        return found[: wanted.limit]
+        return newest_first(found[: wanted.limit])
 
     async def _page(self, streams: Sequence[_Stream], wanted: Wanted, page: int) -> int:
         least = "-" if wanted.after is None else f"{wanted.after}-0"
@@ -111,7 +125,7 @@ class RecentReader:
         for start in range(0, len(streams), 50):
             some = streams[start : start + 50]
             answers = await self._usage.store.gather(
-                [("XREVRANGE", recent_name(stream.team.id), stream.last, least, "COUNT", page) for stream in some]
+                [("XREVRANGE", stream.name, stream.last, least, "COUNT", page) for stream in some]
             )
             for stream, entries in zip(some, answers, strict=True):
                 read += len(entries)
@@ -122,12 +136,11 @@ class RecentReader:
 
     def _shown(self, row: Row, team: Team, names: Mapping[str, str]) -> Row:
         known = {name: value for name, value in row.items() if not name.startswith("_") and name != "time"}
-        began = row.get("time")
-        began = float(began) if isinstance(began, int | float) else row["_began"] / 1000
+        start = began(row)
         key = row.get("key")
         shown: Row = {
             "id": known.pop("id"),
-            "time": iso(began),
+            "time": iso(start),
             "team": team.name,
             "team_id": team.id,
             "key": names.get(str(key), key),
@@ -142,8 +155,19 @@ class RecentReader:
             known["cost"] = money(cost) if isinstance(cost, int) else None
             known["cost_micro_usd"] = cost
         if shown["status"] is None and not row.get("lost"):
-            shown["age"] = round(max(0.0, self._clock() - began), 1)
+            shown["age"] = round(max(0.0, self._clock() - start), 1)
         return shown | known
+
+
+def began(row: Mapping[str, Any]) -> float:
+    """When a call began (Unix seconds), by its router's clock where that is told."""
+    told = row.get("time")
+    return float(told) if isinstance(told, int | float) else float(row["_began"]) / 1000
+
+
+def newest_first(found: Sequence[tuple[Row, Team]]) -> list[tuple[Row, Team]]:
+    """In the order of the times that are shown of them."""
+    return sorted(found, key=lambda one: (began(one[0]), one[0]["_at"], one[0]["id"]), reverse=True)
 
 
 def recent_name(team: str) -> str:
@@ -161,6 +185,12 @@ def rows_of(team: Team, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> 
 def errors_name(team: str) -> str:
     """Like the stream of recent requests, of those that failed, were lost or were refused by a limit."""
     return f"sy:{{{team}}}:errors"
+
+
+def _matching(streams: Sequence[_Stream], wanted: Wanted) -> list[tuple[Row, Team]]:
+    """Of a call that several streams have the last one tells."""
+    found = {(stream.team.id, name): (row, stream.team) for stream in streams for name, row in stream.rows.items()}
+    return [one for one in found.values() if wanted.match(one[0])]
 
 
 def _merge(stream: _Stream, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> None:

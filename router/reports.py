@@ -69,16 +69,20 @@ class Reports:
         return query, await self._usage.read(query, await self._teams(asked))
 
     async def requests(self, asked: Asked) -> Recent:
-        """team, key, status (a number, `running` or `failed`), limit, after."""
+        """team, key, status (a number, `running` or `failed`), fallback (`true` or `false`), limit, after."""
         status = asked.get("status") or ""
         if not (status in ("", "running", "failed") or (status.isascii() and status.isdigit() and len(status) == 3)):
             raise InvalidRequest("status is a number such as 429, running or failed", param="status")
+        fallback = asked.get("fallback") or "false"
+        if fallback not in ("true", "false"):
+            raise InvalidRequest("fallback is true or false", param="fallback")
         after = None if asked.get("after") is None else _number(asked, "after", 0, 0, 10**14)
         wanted = Wanted(
             key=await self._key(asked),
             status=int(status) if status.isdigit() else None,
             running=status == "running",
             failed=status == "failed",
+            fallback=fallback == "true",
             limit=_number(asked, "limit", 100, 1, MOST),
             after=after,
         )

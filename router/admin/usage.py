@@ -79,7 +79,8 @@ class UsageAnswer(BaseModel):
 
 
 class RequestRow(BaseModel):
-    """A call, with what is known of it; no prompts."""
+    """A call, with what is known of it; no prompts. Among it are `fallback`, why a fallback answered, and `limit`,
+    which one refused it."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -94,7 +95,7 @@ class RequestRow(BaseModel):
 
 
 class RequestsAnswer(BaseModel):
-    data: list[RequestRow] = Field(description="The newest first.")
+    data: list[RequestRow] = Field(description="Those that began last first.")
     cursor: int = Field(description="Give it as `after` to follow; a row may come twice.")
 
 
@@ -154,11 +155,16 @@ def usage_routes(reports: Reports) -> APIRouter:
         team: TeamRef = None,
         key: KeyRef = None,
         status: Annotated[str | None, Query(max_length=10, description="`429`, `running` or `failed`.")] = None,
+        fallback: Annotated[
+            str | None, Query(max_length=10, description="`true`: only calls that a fallback answered.")
+        ] = None,
         limit: Number = None,
         after: Number = None,
     ) -> Any:
-        """Recent calls, running ones included; about 2000 are kept for each team."""
-        asked = {"team": team, "key": key, "status": status, "limit": limit, "after": after}
+        """Recent calls, running ones included; about 2000 are kept for each team. Of the calls that a limit refused
+        (429) the first of a key by that limit in an hour is among them; `switchyard_quota_rejections_total` counts
+        all."""
+        asked = {"team": team, "key": key, "status": status, "fallback": fallback, "limit": limit, "after": after}
         found = await reports.requests(asked)
         return {"data": found.rows, "cursor": found.cursor}
 

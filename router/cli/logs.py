@@ -27,15 +27,18 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
     team: TeamOption = None,
     key: KeyOption = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Only calls that failed.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only calls that failed or were refused.")] = False,
+    fallback: Annotated[bool, typer.Option("--fallback", help="Only calls that a fallback answered.")] = False,
     number: Annotated[int, typer.Option("--number", "-n", min=1, max=MOST, help="How many to begin with.")] = 50,
     url: UrlOption = None,
     token: TokenOption = None,
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
 ) -> None:
-    """Show recent calls, the newest last; running ones have no status yet. About 2000 are kept for each team."""
-    asked: dict[str, str | None] = {"team": team, "key": key, "status": "failed" if failed else None}
+    """Show recent calls, those that began last at the end; running ones have no status yet. About 2000 are kept for
+    each team. Of the calls that a limit refuses, the first of a key by that limit in an hour is shown."""
+    asked: dict[str, str | None] = {"team": team, "key": key}
+    asked |= {"status": "failed" if failed else None, "fallback": "true" if fallback else None}
     show = _Shown(as_json, follow)
     try:
         if url is not None:
@@ -114,13 +117,14 @@ class _Shown:
             print_table(_HEAD, [_cells(row) for row in fresh])
 
 
-_HEAD: Final = ("time", "status", "team", "key", "model", "by", "in", "out", "usd", "ms", "outcome")
-_WIDTHS: Final = (20, 7, 12, 16, 24, 28, 7, 7, 10, 8, 10)
+_HEAD: Final = ("time", "status", "team", "key", "model", "by", "fallback", "in", "out", "usd", "ms", "outcome")
+_WIDTHS: Final = (20, 7, 12, 16, 24, 28, 12, 7, 7, 10, 8, 10)
 
 
 def _cells(row: Row) -> list[str]:
     status = row.get("status")
     if status is None:
         status = "lost" if row.get("lost") else "running"
-    names = ("team", "key", "model", "answered_by", "tokens_in", "tokens_out", "cost", "ms", "outcome")
-    return [plain(row.get("time")), plain(status), *(plain(row.get(name)) for name in names)]
+    names = ("team", "key", "model", "answered_by", "fallback", "tokens_in", "tokens_out", "cost", "ms")
+    outcome = " ".join(str(row[name]) for name in ("outcome", "limit") if row.get(name))
+    return [plain(row.get("time")), plain(status), *(plain(row.get(name)) for name in names), plain(outcome)]

@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from router.cli.main import app
-from router.recent import recent_name
+from router.recent import errors_name, recent_name
 from router.records import Key
 from router.store import Store
 from tests.simulators.router import UNHURRIED
@@ -93,18 +93,30 @@ async def test_logs(tmp_path: Path, store: Store, used: tuple[Key, Key], where: 
     ann = used[0]
     row = {"id": "call of ann", "key": ann.id, "status": 502, "outcome": "provider_broken\x1b[2J", "ms": 12.5}
     await cast("Any", store.redis).xadd(recent_name(ann.team), {"r": json.dumps(row)})
+    refused = {"id": "no", "time": 1.0, "key": ann.id, "status": 429, "outcome": "limit", "limit": "rpm"}
+    await cast("Any", store.redis).xadd(errors_name(ann.team), {"r": json.dumps(refused)})
+    row = {"id": "other", "time": 2.0, "key": ann.id, "status": 200, "outcome": "ok", "fallback": "unreachable"}
+    await cast("Any", store.redis).xadd(recent_name(ann.team), {"r": json.dumps(row)})
     status, out, err = await switchyard(tmp_path, "logs", *where)
     assert (status, err) == (0, "")
     lines = [line.split()[1:5] for line in out.splitlines()]
     assert lines == [
         ["STATUS", "TEAM", "KEY", "MODEL"],
-        ["running", "-ops", "=cmd()", "gpt-4o"],
+        ["429", "research", "ann", "-"],
+        ["200", "research", "ann", "-"],
         ["502", "research", "ann", "gpt-4o"],
+        ["running", "-ops", "=cmd()", "gpt-4o"],
     ]
+    assert out.splitlines()[1].endswith("limit rpm")
+    assert "unreachable" in out.splitlines()[2]
     assert "\x1b" not in out
     status, out, _ = await switchyard(tmp_path, "logs", "--failed", "--json", *where)
-    (found,) = [json.loads(line) for line in out.splitlines()]
+    refusal, found = [json.loads(line) for line in out.splitlines()]
+    assert (refusal["key"], refusal["status"], refusal["limit"]) == ("ann", 429, "rpm")
     assert (found["key"], found["status"], found["ms"]) == ("ann", 502, 12.5)
+    status, out, _ = await switchyard(tmp_path, "logs", "--fallback", "--json", *where)
+    (found,) = [json.loads(line) for line in out.splitlines()]
+    assert (found["id"], found["fallback"]) == ("other", "unreachable")
 
 
 async def test_following_shows_each_call_once_when_it_begins_and_once_when_it_ends(

@@ -156,6 +156,37 @@ def test_recent_requests_from_beginning_to_end(new_key: NewKey, admin: Client, f
     assert "Hello" not in json.dumps(failed)  # the prompt
 
 
+def test_a_refusal_by_a_limit_is_among_the_calls_that_failed(
+    new_key: NewKey, admin: Client, fresh: Callable[[str], str]
+) -> None:
+    key, client = new_key(limits={"max_requests": 1})
+    other, _ = new_key()
+    model = f"cloud/{fresh('answer')}"
+    assert [client.ask(OPENAI, model, stream=False).status for _ in range(4)] == [200, 429, 429, 429]
+    settled(admin, key, 1)
+    path = f"/admin/api/requests?key={key}"
+    failed = told(admin, f"{path}&status=failed")["data"]
+    assert 1 <= len(failed) <= 2  # the first of an hour
+    assert {(row["status"], row["outcome"], row["limit"]) for row in failed} == {(429, "limit", "max_requests")}
+    assert told(admin, f"{path}&status=429")["data"] == failed
+    assert [row["status"] for row in told(admin, path)["data"]] == [429] * len(failed) + [200]
+    assert told(admin, f"/admin/api/requests?key={other}&status=429")["data"] == []
+
+
+def test_calls_that_a_fallback_answered(new_key: NewKey, admin: Client, fresh: Callable[[str], str]) -> None:
+    key, client = new_key()
+    for model in (f"cloud/{fresh('answer')}", f"down/{fresh('answer')}"):
+        assert client.ask(OPENAI, model, stream=False).status == 200
+    settled(admin, key, 2)
+    path = f"/admin/api/requests?key={key}"
+    (row,) = told(admin, f"{path}&fallback=true")["data"]
+    assert row["model"].startswith("down/")
+    assert row["answered_by"].startswith("local/")
+    assert row["fallback"] == "unreachable"
+    assert len(told(admin, f"{path}&fallback=false")["data"]) == 2
+    assert admin.request("GET", f"{path}&fallback=perhaps").status == 400
+
+
 def limits_of(answer: Any) -> dict[str, Any]:
     return {limit["name"]: limit for limit in answer["limits"]}
 

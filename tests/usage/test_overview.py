@@ -474,6 +474,22 @@ async def test_a_key_that_moved_has_its_limits_where_it_is(keys: Keys, calls: Ca
     ]
 
 
+async def test_requests_stand_in_the_order_of_the_times_that_are_shown(
+    keys: Keys, calls: Calls, overviews: Overviews
+) -> None:
+    ann, _ = await keys.create(Change(name="ann"))
+    await calls.settle(ann, NOW - 5)
+    await calls.refuse(ann, NOW - 4)
+    await calls.settle(ann, NOW - 2, errors=1)
+    await calls.settle(ann, NOW - 9, errors=1)  # it took the longest, and ended last
+    board, own = await overviews.board(), await overviews.own(ann)
+    assert [row.id for row in board.requests] == ["c3", "c1", "c4"]
+    assert [row.id for row in await overviews.newest(None)] == ["c3", "c1", "c4"]
+    assert [row.id for row in board.errors] == ["c3", "c2", "c4"]
+    assert [row.id for row in own.requests] == ["c3", "c2", "c1", "c4"]
+    assert [row.id for row in await overviews.newest(ann.id)] == ["c3", "c2", "c1", "c4"]
+
+
 async def test_a_holder_sees_what_limits_refused(keys: Keys, calls: Calls, overviews: Overviews) -> None:
     ann, _ = await keys.create(Change(name="ann"))
     await calls.settle(ann)
