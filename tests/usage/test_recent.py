@@ -145,7 +145,7 @@ async def test_a_follower_is_told_of_refusals(store: Store, ledger: Ledger, read
         more = await recents.read(replace(wanted, after=seen.cursor), teams)
         assert "refused" in {row["id"] for row in more.rows}
         # A call that began long before, and ended last, is what the next question begins at.
-        await end(store, "default", NOON + 60, "long", 502)
+        await put(store, "default", NOON + 60, {"id": "long", "time": NOON, "status": 502})
         last = await recents.read(replace(wanted, after=more.cursor), teams)
         assert "long" in {row["id"] for row in last.rows}
         assert last.cursor == int((NOON + 60) * 1000) - recent.OVERLAP
