@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from router.cli.main import app
 from tests.boards.queries import ROOT, RULES, metrics, rules
 from tools.check_docs import Page
 
@@ -101,6 +103,24 @@ def test_an_alert_says_what_to_do_in_both_languages(name: str) -> None:
                     "job",
                 )
             )
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_reads_well_whatever_its_value(name: str) -> None:
+    notes = ALERTS[name]["annotations"]
+    for text in notes.values():
+        assert not re.search(r"\| *humanize *}}", text), "0.05 of something is no 50m"
+    for field in ("summary", "description"):
+        assert not re.search(r"\$value( *\| *printf[^}]*)? *}} [a-z]+s\b", notes[field]), "there may be one"
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_names_options_that_there_are(name: str) -> None:
+    for text in ALERTS[name]["annotations"].values():
+        for verb, options in re.findall(r"`switchyard ([a-z]+)((?: --[a-z-]+)*)", text):
+            shown = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"})
+            assert shown.exit_code == 0, verb
+            assert set(options.split()) <= set(re.findall(r"--[a-z-]+", shown.stdout))
 
 
 @pytest.mark.parametrize("name", ALERTS)

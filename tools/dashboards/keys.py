@@ -210,7 +210,8 @@ KEYS_ROW = Row(
         Panel(
             "table",
             "Last failed calls",
-            "The last calls that failed or were refused, with the key and the status." + NEEDS,
+            "The last calls that failed or were refused, with the key and the status. Of those that a limit refused"
+            " (429) the first of a key by that limit in an hour is listed; Rejections by limit has all." + NEEDS,
             "none",
             JsonTarget(
                 "/admin/api/requests?status=failed&limit=50",

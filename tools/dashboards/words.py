@@ -322,8 +322,9 @@ WORDS: Final[dict[str, str]] = {
     "Models by team this month": "本月各团队的模型用量",
     "What each team used of which model since the first of the month.": "自本月一日起各团队使用各模型的用量。",
     "Last failed calls": "最近失败的调用",
-    "The last calls that failed or were refused, with the key and the status.": (
-        "最近失败或被拒绝的调用，附密钥与状态码。"
+    "The last calls that failed or were refused, with the key and the status. Of those that a limit refused (429) the"
+    " first of a key by that limit in an hour is listed; Rejections by limit has all.": (
+        "最近失败或被拒绝的调用，附密钥与状态码。被限额拒绝的调用（429），同一密钥同一限额每小时只列出第一次；全部次数见“各限额的拒绝”。"
     ),
     " Needs the Infinity data source plugin with the router's address and its admin token; see docs/dashboards.md."
     " Without them this panel alone stays empty.": (
