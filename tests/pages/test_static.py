@@ -18,7 +18,7 @@ from jinja2 import Environment, nodes
 from providers.errors import UpstreamError
 from router import routing, snapshot
 from router.admin.pages.render import THEMES
-from router.admin.pages.texts import LANGUAGES, TEXTS, preferred, text
+from router.admin.pages.texts import LANGUAGES, ONE, TEXTS, preferred, text
 from router.limits import NAMES
 from router.local_model import State
 from router.metric_table import DOWN
@@ -190,6 +190,17 @@ def test_texts_fill_in_their_fields() -> None:
     assert text("zh", "age.minutes", n=3) == "3 分钟前"
     with pytest.raises(KeyError):
         text("en", "no such text")
+
+
+def test_one_is_no_plural() -> None:
+    assert text("en", "keys.calls", n="1") == "1 request"
+    assert text("en", "keys.tokens", n=1) == "1 token"
+    assert text("en", "keys.calls", n="0") == "0 requests"
+    assert text("en", "keys.calls", n="1.23M") == "1.23M requests"
+    assert text("zh", "keys.calls", n="1") == "1 次请求"
+    plural = {key for key, (english, _) in TEXTS.items() if re.search(r"\{n\} (new )?[a-z]{2,}s\b", english)}
+    assert plural == set(ONE)
+    assert all(_fields(words) == {"n"} for words in ONE.values())
 
 
 @pytest.mark.parametrize(

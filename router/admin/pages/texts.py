@@ -21,6 +21,8 @@ TAGS: Final[Mapping[Language, str]] = {"en": "en", "zh": "zh-CN"}
 def text(language: Language, key: str, /, **fields: object) -> str:
     """Raises KeyError for an unknown key or a missing field."""
     words = TEXTS[key][LANGUAGES.index(language)]
+    if language == "en" and str(fields.get("n")) == "1":
+        words = ONE.get(key, words)
     return words.format(**fields) if fields else words
 
 
@@ -49,6 +51,14 @@ def preferred(accept_language: str, default: Language = "en") -> Language:
             best, found = weight, primary
     return found
 
+
+ONE: Final[Mapping[str, str]] = {
+    "keys.calls": "{n} request",
+    "keys.tokens": "{n} token",
+    "stat.unpriced": "{n} call without a price",
+    "system.journal": "{n} settlement waits for it",
+}
+"""The English of one; Chinese has no plural. What scripts fill in reads well with any number."""
 
 TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     # --- around the page
@@ -319,7 +329,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "tail.none": ("No requests yet.", "还没有请求。"),
     "tail.pause": ("Pause", "暂停"),
     "tail.paused": ("Paused: {n} new", "已暂停：{n} 条新记录"),
-    "tail.new": ("{n} new requests", "{n} 条新请求"),
+    "tail.new": ("New requests: {n}", "{n} 条新请求"),
     "tail.time": ("Time", "时间"),
     "tail.key": ("Key", "密钥"),
     "tail.model": ("Asked for → answered by", "请求 → 应答模型"),
