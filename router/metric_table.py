@@ -202,6 +202,13 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "calls",
         ("dialect",),
     ),
+    Family(
+        "store_refusals_total",
+        "counter",
+        "Calls that were refused because the store could not be asked. They are in no sum of the usage.",
+        "因存储无法访问而被拒绝的调用数，不计入用量统计。",
+        "calls",
+    ),
     # -- providers
     Family(
         "upstream_attempts_total",

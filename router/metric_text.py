@@ -97,14 +97,14 @@ class Board:
                     found.append((one.labels, [value]))
             yield family, [*found, *((labels, [float(value)]) for labels, value in more.get(family.name, ()))]
 
-    def gauge(self, family: Family) -> dict[tuple[str, ...], float]:
-        """The values of a gauge by its labels."""
-        return {
-            one.labels: value
-            for half in self._shelves
-            for one in half.of(family.name)
-            if (value := _gauge(one, family.across)) == value
-        }
+    def current(self, family: Family) -> dict[tuple[str, ...], float]:
+        """The values of a gauge or a counter by its labels."""
+        found: dict[tuple[str, ...], float] = {}
+        for one in (one for half in self._shelves for one in half.of(family.name)):
+            value = _gauge(one, family.across) if family.kind == "gauge" else _counted(one, family)
+            if value == value:
+                found[one.labels] = value
+        return found
 
 
 class _Half:

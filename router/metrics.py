@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, get_args
 
-from providers.errors import LimitReached
+from providers.errors import LimitReached, StoreUnavailable
 from router.limits import NAMES
 from router.metric_table import BY_NAME, NONE, Family
 from router.metric_text import ABSENT, Board, Row, Values, key_of
@@ -131,6 +131,7 @@ class Metrics:
         self._cost = self.counter("cost_total")
         self._disconnects = self.counter("client_disconnects_total")
         self._rejections = self.counter("quota_rejections_total")
+        self._store_refusals = self.counter("store_refusals_total").of()
         self._settlements = self.counter("settlements_total")
         self._store_errors = self.counter("redis_errors_total")
         self._duration = self.histogram("request_duration_seconds")
@@ -259,6 +260,8 @@ class Metrics:
             title = error.limit.partition("[")[0]  # without the pattern: admins may make any number of them
             name = title.removeprefix("team.")
             self._rejections.of(name, "key" if name == title else "team").inc()
+        elif bill is None and isinstance(error, StoreUnavailable):
+            self._store_refusals.inc()
         if answered is None:
             return
         if fallback is not None:
@@ -297,11 +300,11 @@ class Metrics:
                     _log.exception("publishing metrics failed")
 
     def current(self, name: str) -> dict[tuple[str, ...], float]:
-        """The values of a gauge by its label values, over all workers; for status pages. Those of other workers are a
-        second old at most."""
+        """The values of a gauge or a counter by its label values, over all workers; for status pages. Gauges of other
+        workers are a second old at most."""
         self.publish()
         self._board.look()
-        return self._board.gauge(BY_NAME[name])
+        return self._board.current(BY_NAME[name])
 
     async def scrape(self) -> bytes:
         """The text format, of all workers together. Streams go on between two families."""

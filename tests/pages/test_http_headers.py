@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+from html import unescape
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from router.admin.pages import overview_page
 from router.admin.pages.security import CSP
+from router.overview import Overviews
+from router.overview_rows import Board, Sums
 from tests.pages.house import GAUGES, STATE, TOKEN, House, opened_house
 from tests.pages.site import Answer
 
@@ -110,6 +115,38 @@ async def test_a_link_on_another_site_leads_to_the_page_all_the_same(house: Hous
     assert (await asyncio.to_thread(stranger.get, sec_fetch_site="cross-site")).headers["refresh"] == "0"
     assert "refresh" not in (await asyncio.to_thread(stranger.get, sec_fetch_site="same-origin")).headers
     assert "refresh" not in (await asyncio.to_thread(site.get, sec_fetch_site="same-origin")).headers
+
+
+async def test_calls_that_brought_nothing_and_did_not_fail_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview_page, "FRESH", 0.0)
+    async with opened_house(tmp_path) as house:
+        board = await Overviews(house.keys, lambda: None).board()
+        today = Sums(calls=720, aborted=396)
+
+        async def told(_: Overviews) -> Board:
+            return msgspec.structs.replace(board, today=today)
+
+        monkeypatch.setattr(Overviews, "board", told)
+        site = await house.sign_in(TOKEN)
+
+        async def words(lang: str) -> tuple[str, bool]:
+            page = (await asyncio.to_thread(site.get, "/admin", accept_language=lang)).text
+            return unescape(re.sub(r"<[^>]+>", "", page)), 'class="note warn" id="stat-aborted"' in page
+
+        page, warned = await words("en")
+        assert warned
+        assert "Given up by callers: 396 (55%)" in page
+        assert "No errors." in page
+        assert "store was away" not in page
+        monkeypatch.setitem(GAUGES, "store_refusals_total", {(): 613})
+        today = Sums(calls=720, aborted=1)
+        pages = [await words(lang) for lang in ("en", "zh")]
+        assert not any(warned for _, warned in pages)
+        assert "Refused while the store was away, since the router's start: 613" in pages[0][0]
+        assert "No errors." not in pages[0][0]
+        assert "自启动以来因存储无响应而拒绝 613 次" in pages[1][0]
 
 
 async def test_what_is_wrong_in_the_config_is_told_to_administrators_alone(

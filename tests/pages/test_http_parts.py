@@ -16,12 +16,14 @@ from providers.errors import Overloaded, StoreUnavailable
 from router.admin.pages import live
 from router.admin.pages.assets import Assets
 from router.admin.pages.live import News, Tail, Watch
-from router.admin.pages.overview_page import OWNERS_AT_ONCE, Facts, Sights
+from router.admin.pages.overview_page import OWNERS_AT_ONCE, Current, Facts, Sights
 from router.admin.pages.security import MOST_COOKIES, ours, session_name, sessions_of, takes_gzip
+from router.metrics import Metrics
 from router.networks import client_scheme
 from router.overview import Overviews
 from router.overview_rows import RequestRow, request_row
 from router.records import Key, Record, key_of
+from router.slots import Slot
 
 PROXIES = ("10.0.0.0/8",)
 
@@ -159,7 +161,7 @@ async def test_while_there_is_much_several_readings_are_told_at_once() -> None:
 
 
 def sights(
-    told: Mapping[str, Any], gauges: Mapping[str, Mapping[tuple[str, ...], float]], numbers: object = None
+    told: Mapping[str, Any], gauges: Mapping[str, Mapping[tuple[str, ...], float]] | Current, numbers: object = None
 ) -> Sights:
     whole = {
         "status": "ready",
@@ -178,7 +180,8 @@ def sights(
 
     variables = {"none": ("OPENAI_API_KEY", "OTHER_KEY"), "gone": ("GONE_KEY",)}
     facts = Facts("switchyard.yaml", "aa", 5.0, None, frozenset({"gpu"}), variables)
-    return Sights(cast("Overviews", numbers), describe, lambda name: gauges.get(name, {}), lambda: facts)
+    current = gauges if callable(gauges) else lambda name: gauges.get(name, {})
+    return Sights(cast("Overviews", numbers), describe, current, lambda: facts)
 
 
 async def test_states_of_providers() -> None:
@@ -231,6 +234,41 @@ async def test_states_of_providers() -> None:
     assert gpu.known
     assert (router.store, router.warnings, router.journal) == (None, ("no append-only file",), 6)
     assert router.workers == ((0, 11, "aa"), (1, 12, "aa"))
+
+
+async def test_what_is_loaded_on_a_server_that_does_not_answer_is_not_known() -> None:
+    async def read(
+        loaded: Mapping[tuple[str, ...], float], *names: str, **providers: str
+    ) -> tuple[bool, Sequence[str]]:
+        info: dict[tuple[str, ...], float] = {(name, "ollama", "yes"): 1.0 for name in names}
+        info |= {("cloud", "ollama", "no"): 1.0, ("own", "vllm", "yes"): 1.0}
+        on = dict.fromkeys((*names, "cloud", "own"), "on") | providers
+        gauges = {"provider_info": info, "ollama_loaded_models": loaded}
+        gpu = (await sights({"providers": on}, gauges).states()).gpu
+        return gpu.heard, gpu.silent
+
+    assert await read({("gpu",): 0.0}, "gpu") == (True, ())
+    assert await read({}, "gpu") == (False, ("gpu",))
+    assert await read({("one",): 2.0}, "one", "two") == (True, ("two",))
+    assert await read({}, "gpu", gpu="enabled is false") == (False, ())
+    assert await read({}) == (False, ())
+
+
+async def test_each_worker_shows_what_all_of_them_know(tmp_path: Path) -> None:
+    workers = [Metrics("1.2", Slot(number, 2, tmp_path)) for number in range(2)]
+    loaded: dict[tuple[str, ...], float] = {}
+    workers[0].gauges("ollama_loaded_models", lambda: loaded)  # one asks for all
+    for number, worker in enumerate(workers):
+        worker.gauges("provider_info", lambda: {("gpu", "ollama", "yes"): 1.0})
+        worker.counter("store_refusals_total").of().inc(number + 1)
+    for known in (False, True, False):
+        loaded = {("gpu",): 1.0} if known else {}
+        for worker in workers:
+            worker.publish()
+        for worker in workers:
+            found = await sights({"providers": {"gpu": "on"}}, worker.current).states()
+            assert (found.gpu.heard, found.gpu.silent) == ((True, ()) if known else (False, ("gpu",)))
+            assert found.router.refused == 3
 
 
 async def test_many_holders_at_once_wait_for_each_other_and_are_all_answered() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from providers.errors import Broken, ModelNotFound, RateLimitExceeded, Refused, TimedOut
+from providers.errors import Broken, ModelNotFound, RateLimitExceeded, Refused, StoreUnavailable, TimedOut
 from providers.events import Usage
 from router.metric_labels import ModelLabels
 from router.metrics import Metrics
@@ -130,6 +130,9 @@ def test_calls_that_nobody_answered(bench: Bench) -> None:
     refused = RateLimitExceeded("x", limit="team.rpm[gpt-*]")
     metrics = one(finished(chat(), answered=False, status=429, error=refused), settled=False)
     assert samples(metrics, "quota_rejections_total") == {("rpm", "team"): 1}
+    away = finished(chat(), answered=False, status=503, error=StoreUnavailable("x"))
+    assert samples(one(away, settled=False), "store_refusals_total") == {(): 1}
+    assert samples(one(away), "store_refusals_total") == {}, "the store has counted it"
     late = finished(chat(), attempt(bench.target("openai", "x"), "timeout"), answered=False, status=504)
     late.error = TimedOut("x")
     metrics = one(late)

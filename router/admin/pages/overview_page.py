@@ -17,7 +17,7 @@ from router.records import Key
 
 Gauge = Mapping[tuple[str, ...], float]
 Current = Callable[[str], Gauge]
-"""The present values of a gauge by its labels (`Metrics.current`)."""
+"""The present values of a gauge or a counter by its labels (`Metrics.current`)."""
 Describe = Callable[[], Awaitable[tuple[bool, Mapping[str, Any]]]]
 
 FRESH: Final = 1.0
@@ -61,11 +61,14 @@ class ProviderState:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """The local models. loaded: (provider, model, bytes of video memory). local_models: (name, state, progress 0 to 1,
-    detail) of models that we run ourselves. known: there is a local provider."""
+    """The local models. loaded: (provider, model, bytes of video memory). heard: a server told what it has loaded.
+    silent: names of those that were asked and did not answer. local_models: (name, state, progress 0 to 1, detail) of
+    models that we run ourselves. known: there is a local provider."""
 
     loaded: tuple[tuple[str, str, int], ...]
     vram_bytes: int
+    heard: bool
+    silent: tuple[str, ...]
     queue: int
     in_flight: int
     local_models: tuple[tuple[str, str, float, str], ...]
@@ -74,11 +77,13 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class RouterState:
-    """store: None when it answers, else what is wrong. workers: (number, process id, digest of its config). journal:
+    """store: None when it answers, else what is wrong. refused: calls that were refused because it did not, since the
+    router's start: the store cannot count them by days. workers: (number, process id, digest of its config). journal:
     settlements that wait for the store."""
 
     status: str
     store: str | None
+    refused: int
     warnings: tuple[str, ...]
     config_name: str | None
     config_digest: str
@@ -163,12 +168,20 @@ class Sights:
     def _read(self, told: Mapping[str, Any], facts: Facts) -> States:
         queue = self._current("queue_depth")
         loaded = self._current("ollama_vram_bytes")
+        heard = self._current("ollama_loaded_models")
         local_models = told["local_models"]
         return States(
             self._providers(told, facts, queue),
             Gpu(
                 loaded=tuple(sorted((at[0], at[1], int(size)) for at, size in loaded.items())),
                 vram_bytes=int(sum(loaded.values())),
+                heard=bool(heard),
+                silent=tuple(
+                    name
+                    for name, vendor, local in sorted(self._current("provider_info"))
+                    if vendor == "ollama" and local == "yes" and told["providers"].get(name) == "on"
+                    if (name,) not in heard
+                ),
                 queue=int(sum(depth for (name, *_), depth in queue.items() if name in facts.local)),
                 in_flight=int(sum(self._current("requests_in_flight").values())),
                 local_models=tuple(
@@ -180,6 +193,7 @@ class Sights:
             RouterState(
                 status=told["status"],
                 store=None if told["store"] == "ok" else told["store"],
+                refused=int(sum(self._current("store_refusals_total").values())),
                 warnings=tuple(told["store_warnings"]),
                 config_name=facts.config_name,
                 config_digest=facts.config_digest,

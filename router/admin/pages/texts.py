@@ -135,6 +135,11 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "在已受理的请求中所占比例；受理前被拒绝的请求（密钥错误、模型不存在、请求无效）见 /metrics",
     ),
     "stat.errors.count": ("{n} failed", "失败 {n} 次"),
+    "stat.aborted": ("Given up by callers: {n} ({share})", "调用方提前断开 {n} 次（{share}）"),
+    "stat.aborted.title": (
+        "Callers who left before the answer was out: not counted as failed",
+        "回答完成前调用方已断开，不计为失败",
+    ),
     "stat.ttft": ("P95 first token", "P95 首字延迟"),
     "stat.ttft.title": (
         "Time to first token: 95 of 100 streams among the last requests began to answer within it",
@@ -258,6 +263,14 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     # --- GPU
     "gpu": ("Local models", "本地模型"),
     "gpu.none": ("No local model is loaded.", "没有已加载的本地模型。"),
+    "gpu.silent": (
+        "What is loaded is not known: no answer from {servers}.",
+        "无法得知已加载的模型：{servers} 无响应。",
+    ),
+    "gpu.unheard": (
+        "What is loaded is not known: only Ollama can be asked.",
+        "无法得知已加载的模型：仅支持查询 Ollama。",
+    ),
     "gpu.vram": ("GPU memory", "显存"),
     "gpu.queue": ("Waiting", "排队"),
     "gpu.model": ("Model", "模型"),
@@ -321,6 +334,14 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "system.store": ("Store", "存储"),
     "system.store.ok": ("Answers", "正常"),
     "system.store.bad": ("Does not answer", "无响应"),
+    "system.refused": (
+        "Refused while the store was away, since the router's start: {n}",
+        "自启动以来因存储无响应而拒绝 {n} 次",
+    ),
+    "system.refused.title": (
+        "They are in no other number of this page: only the store could count them",
+        "不计入本页其他数字：无存储则无法统计",
+    ),
     "system.journal": ("{n} settlements wait for it", "{n} 条结算待写入"),
     "system.draining": ("The router is shutting down.", "路由器正在停止。"),
     # --- live tail
