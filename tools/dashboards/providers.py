@@ -210,9 +210,12 @@ STORE = Row(
         Panel(
             "timeseries",
             "Errors of the store",
-            "Questions to the store that failed, for each second and by kind.",
+            "Questions to the store that failed, for each second and by kind, and calls that were refused for that.",
             "ops",
-            (Target(Q.rate("redis_errors_total", by="kind"), "{{kind}}"),),
+            (
+                Target(Q.rate("redis_errors_total", by="kind"), "{{kind}}"),
+                Target(Q.rate("store_refusals_total"), "calls refused"),
+            ),
             6,
             low=0,
         ),

@@ -57,6 +57,7 @@ WORDS: Final[dict[str, str]] = {
     "overshoots": "超出预留",
     "settlements lost": "丢失的结算",
     "log lines lost": "丢失的日志行",
+    "calls refused": "被拒绝的调用",
     "spans lost": "丢失的跟踪数据",
     # states
     "up": "正常",
@@ -251,7 +252,9 @@ WORDS: Final[dict[str, str]] = {
     "Decision time": "判定用时",
     "Time until the store admitted or refused a call.": "存储准许或拒绝一次调用所用的时间。",
     "Errors of the store": "存储错误",
-    "Questions to the store that failed, for each second and by kind.": "每秒对存储的失败访问，按种类。",
+    "Questions to the store that failed, for each second and by kind, and calls that were refused for that.": (
+        "每秒对存储的失败访问，按种类，以及因此被拒绝的调用。"
+    ),
     "Journal and holds": "结算日志与预留",
     "Settlements that wait on disk for the store, and calls that hold a part of a quota now.": (
         "在磁盘上等待写入存储的结算数，以及当前占有配额预留的调用数。"
