@@ -150,9 +150,12 @@ class Replay:
     def __init__(self, upstream: Upstream, transport: HttpTransport) -> None:
         self.upstream = upstream
         self.transport = transport
-        # What the litellm vendor's own transport would get goes over HTTP here: the wire is the same.
-        self.engine = Engine(
-            {"http": transport, "litellm": transport},
+
+    def engine(self) -> Engine:
+        """One that has met no rate limit of another case."""
+        return Engine(
+            # What the litellm vendor's own transport would get goes over HTTP here: the wire is the same.
+            {"http": self.transport, "litellm": self.transport},
             Health(time.monotonic, lambda: 0.5),
             {},
             clock=lambda: CREATED + 1.5,
@@ -185,7 +188,7 @@ class Replay:
         plan = Plan(call.asked_model, "exact", (Attempt(target, "target"),), ())
         raised: SwitchyardError | None = None
         try:
-            await self.engine.run(Job(call, wire, plan, trace, got, watch))
+            await self.engine().run(Job(call, wire, plan, trace, got, watch))
         except SwitchyardError as error:
             raised = error
         finally:
