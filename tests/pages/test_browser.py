@@ -276,6 +276,44 @@ def test_a_refresh_moves_nothing_and_keeps_what_the_reader_did(house: House, bro
         assert seen.blame() == []
 
 
+UNSEEN: Final = """() => [...document.querySelectorAll(".stat .value, #providers, .plot, .head, .inner, #tail-rows")]
+  .map((one) => one.querySelector("li, tbody tr, dt, .empty, h2, h3") ?? one)
+  .map((row) => [row.getBoundingClientRect(), row.outerHTML.slice(0, 200)])
+  .filter(([box]) => !box.height || box.top < 0 || box.bottom > innerHeight)
+  .map(([box, html]) => `${box.top} to ${box.bottom}: ${html}`)"""
+"""Heads and first rows that are not wholly in the window."""
+TABS: Final = """() => [...document.querySelectorAll(".inner")].map((one) => {
+  one.focus();
+  return document.activeElement === one;
+})"""
+"""Which of the lists take the focus."""
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize(("width", "height"), [(1920, 1080), (2560, 1440)])
+def test_a_screen_on_a_wall_shows_every_part_at_once(
+    house: House, browser: Browser, width: int, height: int, lang: str
+) -> None:
+    size = {"width": width, "height": height}
+    with visit(browser, house.router.url, lang=lang, theme="dark", axe_too=True, viewport=size) as seen:
+        page = seen.sign_in(house.router.admin_token)
+        expect(page.locator("#live")).to_have_text(WORDS[lang]["live"])
+        expect(page.locator(".plot canvas")).to_have_count(3)
+        for part in ("tail", "keys", "models", "gpu", "teams", "errors", "system", "providers"):
+            assert page.locator(f"#{part}").is_visible(), part
+        assert page.evaluate(UNSEEN) == []
+        whole = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+        assert whole == [width, height]
+        assert page.evaluate(TABS) == [True] * 6
+        assert seen.violations() == []
+        page.emulate_media(media="print")  # on paper nothing is cut off
+        assert page.evaluate("getComputedStyle(document.querySelector('#keys .inner')).display") == "contents"
+        page.emulate_media(media="screen")
+        page.set_viewport_size({"width": 1440, "height": 900})
+        assert page.evaluate(TABS) == [False] * 6
+        assert seen.blame() == []
+
+
 def test_names_of_ordinary_length_leave_room_on_a_phone(house: House, browser: Browser) -> None:
     name = "mobile-app-backend-production-europe"
     limits = {"models": {"chat*": {"max_requests": 1}}}
