@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote, urlsplit
 import typer
 
 from router.cli.common import ConfigOption, JsonOption, fail, print_json, print_table
+from router.config_hosts import redis_problem
 
 if TYPE_CHECKING:
     from router.keys import Keys
@@ -119,8 +120,9 @@ def make(
         str | None,
         typer.Option(
             "--store",
-            metavar="HOST:PORT",
-            help=f"Where the store is reached; else as in router/redis_url, else {STORE}.",
+            metavar="HOST:PORT|URL",
+            help="Where the store is reached: host and port, or a URL as for redis.url without a login, such as"
+            f" rediss://HOST:PORT/0. Else as in router/redis_url, else {STORE}.",
         ),
     ] = None,
     renew: Annotated[
@@ -134,9 +136,10 @@ def make(
             fail("the pepper is not renewed: no stored key would be recognised any more", 2)
         if name not in RENEWED:
             fail(f"there is no {name}: {', '.join(RENEWED)}", 2)
+    address = None if store is None else _address(store)
     try:
         with _alone(directory / "router"):
-            made, wrote = _make_missing(directory, store, renew or ())
+            made, wrote = _make_missing(directory, address, renew or ())
             too_open = [name for name in (*MADE, *derived(_ANY, "")) if (directory / name).stat().st_mode & 0o007]
     except OSError as bad:
         fail(f"{bad.filename or directory} cannot be used: {bad.strerror}")
@@ -149,7 +152,24 @@ def make(
             typer.echo(f"{name}: {MADE[name].kept}", err=True)
 
 
-def _make_missing(directory: Path, store: str | None, renew: Collection[str]) -> tuple[list[str], list[str]]:
+def _address(store: str) -> str:
+    """The URL of a store without a login; ends the command where it is none."""
+    url = store if "://" in store else f"redis://{store}/0"
+    try:
+        whole = "://" in store or "/" not in store
+        whole = whole and bool(urlsplit(url).netloc) and not re.search(r"[\s@]", url) and redis_problem(url) is None
+    except ValueError:
+        whole = False
+    if not whole:
+        fail(
+            "--store is HOST:PORT, or a URL without a login: redis://, rediss://, redis+sentinel:// or redis+cluster://"
+            " as for redis.url",
+            2,
+        )
+    return url
+
+
+def _make_missing(directory: Path, address: str | None, renew: Collection[str]) -> tuple[list[str], list[str]]:
     """The names of those that were made, and of other files that changed. Raises OSError."""
     url = _read(directory / "router/redis_url")
     # Nothing is written before everything that is there could be read.
@@ -160,8 +180,8 @@ def _make_missing(directory: Path, store: str | None, renew: Collection[str]) ->
         raise OSError(errno.ENODATA, why, str(directory / PEPPER))
     made = [name for name in MADE if name in renew or not found[name]]
     values = found | {name: MADE[name].make() for name in made}
-    if store is not None or not url:
-        url = _with_login(f"redis://{store or STORE}/0", values[STORE_PASSWORD])
+    if address is not None or not url:
+        url = _with_login(address or f"redis://{STORE}/0", values[STORE_PASSWORD])
     elif STORE_PASSWORD in renew:
         url = _with_login(url, values[STORE_PASSWORD])
     wrote = [name for name, text in (values | derived(values, url)).items() if _write(directory / name, text)]

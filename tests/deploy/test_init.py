@@ -113,6 +113,37 @@ def test_the_address_of_the_store_stays(tmp_path: Path, url: str) -> None:
     assert moved["router/redis_url"].strip() == f"redis{login}elsewhere:6379/0"
 
 
+@pytest.mark.parametrize(
+    ("store", "url"),
+    [
+        ("cache", "redis://LOGIN@cache/0"),
+        ("[::1]:6380", "redis://LOGIN@[::1]:6380/0"),
+        ("rediss://cache:6380/3", "rediss://LOGIN@cache:6380/3"),
+        ("redis+sentinel://s0:26379,s1:26379/mymaster", "redis+sentinel://LOGIN@s0:26379,s1:26379/mymaster"),
+        ("redis+cluster://n0:6379,n1:6379", "redis+cluster://LOGIN@n0:6379,n1:6379"),
+    ],
+)
+def test_a_store_is_a_host_and_port_or_a_url(tmp_path: Path, store: str, url: str) -> None:
+    assert init("secrets", "--dir", str(tmp_path), "--store", store).exit_code == 0
+    found = files(tmp_path)
+    login = f"switchyard:{found['router/store_password'].strip()}"
+    assert found["router/redis_url"].strip() == url.replace("LOGIN", login)
+    assert read(found["router/redis_url"].strip()).login.username == "switchyard"
+
+
+@pytest.mark.parametrize(
+    "store",
+    ["", " ", "bad host:6379", "cache:6379/3", "cache:port", "cache:0", "me:secret@cache:6379", "http://cache:6379",
+     "redis://", "unix:///run/redis.sock", "redis+sentinel://s0:26379"],
+)  # fmt: skip
+def test_what_is_no_address_is_refused_and_nothing_is_written(tmp_path: Path, store: str) -> None:
+    done = init("secrets", "--dir", str(tmp_path / "new"), "--store", store)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("switchyard: --store is HOST:PORT, or a URL without a login")
+    assert "secret" not in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_empty_pepper_is_not_made_anew(tmp_path: Path) -> None:
     """Keys were made with the one that stood there."""
     (tmp_path / "router").mkdir()
