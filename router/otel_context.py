@@ -2,6 +2,7 @@
 
 Facts: https://www.w3.org/TR/trace-context-1/ (sections 3.2 and 3.3). What is not valid is dropped, never repaired:
 
+- spaces and tabs around a value do not belong to it, and an empty `tracestate` says nothing
 - more than one `traceparent`, one of the wrong form, or with an id of zeros: the call has no trace, and `tracestate`
   counts for nothing; a version above 00 is read by its first four fields
 - a `tracestate` with a member of the wrong form, or with more than 32 of them, is dropped alone; of several with one
@@ -44,7 +45,7 @@ class TraceContext:
     parent_id: str | None = None
     """The caller's span; None when the trace begins here."""
     traceparent: str = ""
-    """As the caller sent it."""
+    """As the caller sent it, without the spaces around it."""
     tracestate: str = ""
     span_id: str | None = None
     """The call's own span; None where no spans are made, and the caller's context is passed on as it came."""
@@ -70,9 +71,11 @@ def incoming(headers: Headers) -> TraceContext | None:
         if name == b"traceparent":
             if parent is not None:
                 return None
-            parent = value
+            parent = value.strip(b" \t")
         elif name == b"tracestate":
-            states.append(value)
+            value = value.strip(b" \t")
+            if value:
+                states.append(value)
     if parent is None:
         return None
     found = _PARENT.fullmatch(parent) if len(parent) <= MAX_PARENT else None

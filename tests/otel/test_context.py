@@ -39,6 +39,17 @@ def test_what_is_taken(parent: str, sampled: bool) -> None:
     assert context.attempt() == (None, {"traceparent": parent}), "where no spans are made it goes on as it came"
 
 
+@pytest.mark.parametrize("space", [" ", "\t", " \t "])
+def test_space_around_a_value_does_not_belong_to_it(space: str) -> None:
+    for parent in (f"{PARENT}{space}", f"{space}{PARENT}", f"{space}{PARENT}{space}"):
+        context = sent(parent, states=[f"{space}foo=1 , bar=2{space}", space, f"baz=3{space}"])
+        assert context is not None
+        assert context.trace_id == TRACE
+        assert context.attempt()[1] == {"traceparent": PARENT, "tracestate": "foo=1 , bar=2,baz=3"}
+    assert sent(space) is None
+    assert sent(PARENT, space) is None, "two are none, whatever the second says"
+
+
 @pytest.mark.parametrize(
     "parent",
     [
@@ -80,7 +91,8 @@ MEMBERS = [f"k{index}=v" for index in range(33)]
         pytest.param(["foo=1,bar=2"], "foo=1,bar=2", id="as it came"),
         pytest.param(["foo=1 \t , \t bar=2"], "foo=1 \t , \t bar=2", id="with spaces between"),
         pytest.param(["foo=1", "bar=2"], "foo=1,bar=2", id="several headers"),
-        pytest.param(["foo=1", "", ",bar=2,"], "foo=1,,,bar=2,", id="empty members are allowed"),
+        pytest.param(["foo=1", ",bar=2,"], "foo=1,,bar=2,", id="empty members are allowed"),
+        pytest.param(["", "foo=1", "", "bar=2", ""], "foo=1,bar=2", id="empty headers say nothing"),
         pytest.param(["foo=1,bar=2,foo=3"], "foo=1,bar=2", id="the first of one key"),
         pytest.param([f"{LONGEST_KEY}=1"], f"{LONGEST_KEY}=1", id="the longest key"),
         pytest.param([f"{LONGEST_KEY}z=1"], "", id="a key too long"),
