@@ -83,7 +83,7 @@ SPAN_ATTRIBUTES: Final[Mapping[str, str]] = {
     SERVER_PORT: "its port",
     STATUS: "what the client got; on an attempt what the provider answered",
     REQUEST_ID: "the id in the log and in `x-request-id`",
-    DIALECT: "`openai`, `ollama` or `gemini`",
+    DIALECT: "`openai` or `ollama`",
     OWN_OPERATION: "the operation in the dialect's own word",
     ROUTE: "the name or pattern of the config that matched, else `other`",
     OWN_PROVIDER: "the provider's name in the config",
@@ -176,9 +176,7 @@ METRICS: Final[Mapping[Names, Mapping[Measure, tuple[Instrument, ...]]]] = {
     "published": {
         "attempt": (_ATTEMPT,),
         "embedding": (_ATTEMPT,),
-        "first_chunk": (
-            Instrument("gen_ai.client.operation.time_to_first_chunk", "s", _FIRST_CHUNK_TEXT, FIRST_TOKEN),
-        ),
+        "first_chunk": (Instrument("gen_ai.client.operation.time_to_first_chunk", "s", _FIRST_CHUNK_TEXT, SECONDS),),
         "input": (_usage("input"),),
         "output": (_usage("output"),),
         "embedded": (_usage("input"),),
@@ -187,9 +185,7 @@ METRICS: Final[Mapping[Names, Mapping[Measure, tuple[Instrument, ...]]]] = {
     "latest": {
         "attempt": (Instrument("gen_ai.client.inference.duration", "s", _ATTEMPT.text, SECONDS),),
         "embedding": (_ATTEMPT,),
-        "first_chunk": (
-            Instrument("gen_ai.client.inference.time_to_first_chunk", "s", _FIRST_CHUNK_TEXT, FIRST_TOKEN),
-        ),
+        "first_chunk": (Instrument("gen_ai.client.inference.time_to_first_chunk", "s", _FIRST_CHUNK_TEXT, SECONDS),),
         "input": (
             _spent("input_tokens", "Input tokens used, those from a cache included."),
             _each("input_tokens", "Input tokens of each call to a provider."),

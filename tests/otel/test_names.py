@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -56,6 +57,29 @@ def test_published_metrics_are_the_conventions_own() -> None:
         assert row.unit == ("{token}" if row.name.endswith("usage") else "s")
         assert row.buckets is not None
         assert list(row.buckets) == sorted(set(row.buckets))
+
+
+DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+COUNT = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
+FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+BUCKETS: Mapping[str, tuple[float, ...]] = {
+    "gen_ai.client.operation.duration": DURATION,
+    "gen_ai.client.operation.time_to_first_chunk": DURATION,
+    "gen_ai.client.token.usage": COUNT,
+    "gen_ai.client.inference.duration": DURATION,
+    "gen_ai.client.inference.time_to_first_chunk": DURATION,
+    "gen_ai.client.inference.operation.input_tokens": COUNT,
+    "gen_ai.client.inference.operation.output_tokens": COUNT,
+    "gen_ai.server.request.duration": DURATION,
+    "gen_ai.server.time_to_first_token": (*FIRST_TOKEN, 15, 20, 30, 45, 60),  # the conventions end at 10 s
+    "gen_ai.server.time_per_output_token": (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
+}
+"""As https://github.com/open-telemetry/semantic-conventions-genai/blob/main/docs/gen-ai/ has them."""
+
+
+def test_buckets_are_the_conventions_own() -> None:
+    rows = {row.name: row.buckets for table in names.METRICS.values() for some in table.values() for row in some}
+    assert {name: buckets for name, buckets in rows.items() if buckets is not None} == BUCKETS
 
 
 @pytest.mark.parametrize("chosen", ["published", "latest"])
