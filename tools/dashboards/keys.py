@@ -135,7 +135,7 @@ REFUSED = Row(
             "Overshoots and lost records",
             "For each second: calls that used more than they had held, and what was lost of settlements, of the request"
             " log and of traces. Lost settlements are money: they should stay at 0.",
-            "none",
+            "cps",
             (
                 Target(zero(Q.rate("quota_overshoots_total")), "overshoots"),
                 Target(zero(Q.rate("journal_lost_total")), "settlements lost"),

@@ -84,14 +84,13 @@ GLANCE = Row(
             "currencyJPY",  # the sign of both is ¥, and the list of units that the linter knows has no yuan
             (
                 Target(
-                    f"{Q.increase('cost_total', USD)} * scalar({Q.shared('usd_cny')})",
+                    zero(f"{Q.increase('cost_total', USD)} * scalar({Q.shared('usd_cny')})"),
                     instant=True,
                 ),
             ),
             4,
             4,
             time_from="now/d",
-            no_value="-",
             decimals=2,
         ),
         Panel(
