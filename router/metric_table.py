@@ -71,8 +71,10 @@ LABELS: Final[Mapping[str, tuple[str, str]]] = {
         "模型列表的名称则限每个进程启动以来最先遇到的 256 个；`none` 同 `provider`",
     ),
     "status_class": (
-        "`2xx`, `4xx`, `5xx` (also an answer that broke off after it began), or `499`: the client left",
-        "`2xx`、`4xx`、`5xx`（包括开始后中断的回答），或 `499`：客户端已离开",
+        "`2xx`, `4xx`, `5xx` (also an answer that broke off after it began), `499`: the client left, or `504`: the"
+        " caller's own `x-switchyard-timeout` passed (not in `5xx`)",
+        "`2xx`、`4xx`、`5xx`（包括开始后中断的回答），`499`：客户端已离开，"
+        "或 `504`：超过调用方自设的 `x-switchyard-timeout`（不计入 `5xx`）",
     ),
     "fallback": ("`none`, or why a fallback answered", "`none`，或由回退模型应答的原因"),
     "outcome": (

@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, get_args
 
-from providers.errors import LimitReached, StoreUnavailable
+from providers.errors import DeadlineExceeded, LimitReached, StoreUnavailable
 from router.limits import NAMES
 from router.metric_table import BY_NAME, NONE, Family
 from router.metric_text import ABSENT, Board, Row, Values, key_of
@@ -232,6 +232,8 @@ class Metrics:
             status = "499"
             self._disconnects.of(dialect).inc()
         else:
+        elif isinstance(error, DeadlineExceeded):
+            status = "504"
             # A stream that broke off said 200 when it began.
             number = trace.status if error is None or trace.status >= 400 else error.status
             status = _CLASSES.get(number // 100, "5xx")

@@ -58,6 +58,8 @@ class Seen:
         """As the router's metrics put it: an answer that broke off is a failure."""
         if self.left:
             return "499"
+        if self.status == 504 or self.error == "deadline_exceeded":
+            return "504"
         if self.status == 200 and not self.complete:
             return "5xx"
         return f"{(self.status or 0) // 100}xx"

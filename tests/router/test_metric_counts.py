@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from providers.errors import Broken, ModelNotFound, RateLimitExceeded, Refused, StoreUnavailable, TimedOut
+from providers.errors import (
+    Broken,
+    DeadlineExceeded,
+    ModelNotFound,
+    RateLimitExceeded,
+    Refused,
+    StoreUnavailable,
+    TimedOut,
+)
 from providers.events import Usage
 from router.metric_labels import ModelLabels
 from router.metrics import Metrics
@@ -104,6 +112,9 @@ def test_outcomes(bench: Bench) -> None:
     assert samples(broken, "requests_total") == {("openai", "chat", "openai", "gpt-5", "5xx", "none"): 1}
     assert samples(broken, "time_per_output_token_seconds_count") == {}
 
+    late = one(finished(chat(stream=True), attempt(target, "deadline"), error=DeadlineExceeded("x"), **streamed))
+    assert samples(late, "requests_total") == {("openai", "chat", "openai", "gpt-5", "504", "none"): 1}
+
     left = one(finished(chat(stream=True), attempt(target, "aborted"), client_gone=True, **streamed))
     assert samples(left, "requests_total") == {("openai", "chat", "openai", "gpt-5", "499", "none"): 1}
     assert samples(left, "client_disconnects_total") == {("openai",): 1}
@@ -138,6 +149,8 @@ def test_calls_that_nobody_answered(bench: Bench) -> None:
     metrics = one(late)
     assert samples(metrics, "upstream_attempts_total") == {("openai", "timeout"): 1}
     assert samples(metrics, "requests_total") == {("openai", "chat", "none", "none", "5xx", "none"): 1}
+    late.error = DeadlineExceeded("x")
+    assert samples(one(late), "requests_total") == {("openai", "chat", "none", "none", "504", "none"): 1}
 
 
 def test_a_fallback_that_answered_nothing_is_none(bench: Bench) -> None:

@@ -35,7 +35,8 @@ GLANCE = Row(
         Panel(
             "stat",
             "Error share",
-            "Share of calls that the router answered with a status of 5xx: no provider gave an answer." + WHOEVER,
+            "Share of calls that failed with a status of 5xx, or broke off. Callers' own deadlines (504) are not in it."
+            + WHOEVER,
             "percentunit",
             (Target(ALL.share("requests_total", ERROR)),),
             4,
@@ -163,8 +164,7 @@ TRAFFIC = Row(
             "timeseries",
             "Requests by status",
             "Calls for each second: 2xx answered, 4xx refused (the caller's mistake, or a limit), 5xx failed,"
-            " 499 left by"
-            " the client." + WHOEVER,
+            " 499 left by the client, 504 out of the caller's own time." + WHOEVER,
             "reqps",
             (Target(ALL.rate("requests_total", by="status_class"), "{{status_class}}"),),
             12,
@@ -182,12 +182,14 @@ TRAFFIC = Row(
         Panel(
             "timeseries",
             "Errors and refusals, share",
-            "Shares of calls that failed (5xx), were refused (4xx) and were left by their clients (499)." + WHOEVER,
+            "Shares of calls that failed (5xx), were refused (4xx), were left by their clients (499) and did not end in the"
+            " caller's own time (504)." + WHOEVER,
             "percentunit",
             (
                 Target(ALL.share("requests_total", ERROR), "failed (5xx)"),
                 Target(ALL.share("requests_total", 'status_class="4xx"'), "refused (4xx)"),
                 Target(ALL.share("requests_total", 'status_class="499"'), "client left (499)"),
+                Target(ALL.share("requests_total", 'status_class="504"'), "own deadline (504)"),
             ),
             12,
             low=0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tools.dashboards.model import Board, Mapped, Panel, Row, Target, Variable
-from tools.dashboards.queries import Queries
+from tools.dashboards.queries import FAILED, Queries
 
 Q = Queries(frozenset({"provider"}))
 BEFORE = " Time lost at providers that were tried before is in it: many Fallbacks make the one that answers look slow."
@@ -68,10 +68,10 @@ STATE = Row(
         Panel(
             "timeseries",
             "Failed attempts by provider",
-            "Share of the attempts at a provider that brought no answer. Clients that left are not counted as"
-            " failures.",
+            "Share of the attempts at a provider that it failed. Not counted as failures: clients that left or whose own"
+            " deadline passed, calls that were at fault themselves, and limits of the configuration.",
             "percentunit",
-            (Target(Q.share("upstream_attempts_total", 'outcome!~"ok|aborted"', by="provider"), "{{provider}}"),),
+            (Target(Q.share("upstream_attempts_total", FAILED, by="provider"), "{{provider}}"),),
             8,
             low=0,
         ),

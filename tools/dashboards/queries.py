@@ -12,6 +12,8 @@ from router.metric_table import BY_NAME
 PREFIX: Final = "switchyard_"
 RATE: Final = "$__rate_interval"
 RANGE: Final = "$__range"
+FAILED: Final = 'outcome!~"ok|aborted|deadline|unsupported|refused|context_length|content_filter|provider_limit"'
+"""Of attempts: without the outcomes that say nothing of the provider. As in recording.yml."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ WORDS: Final[dict[str, str]] = {
     "failed (5xx)": "失败 (5xx)",
     "refused (4xx)": "被拒 (4xx)",
     "client left (499)": "客户端离开 (499)",
+    "own deadline (504)": "超过自设时限 (504)",
     "journal": "日志中待结算",
     "holds": "预留",
     "in flight": "进行中",
@@ -92,8 +93,8 @@ WORDS: Final[dict[str, str]] = {
     "Requests": "请求",
     "Calls that ended, for each second, whatever they ended with.": "每秒结束的调用数，不论结果如何。",
     "Error share": "错误占比",
-    "Share of calls that the router answered with a status of 5xx: no provider gave an answer.": (
-        "路由器以 5xx 回应的调用占比：没有任何服务商给出回答。"
+    "Share of calls that failed with a status of 5xx, or broke off. Callers' own deadlines (504) are not in it.": (
+        "以 5xx 失败或中途中断的调用占比。不含超过调用方自设时限的调用 (504)。"
     ),
     "Time to first token, p95": "首 token 时间 p95",
     "In 95 of 100 streams the first content came at least as fast. Streams alone are timed.": (
@@ -130,13 +131,14 @@ WORDS: Final[dict[str, str]] = {
     ),
     "Requests by status": "按状态的请求",
     "Calls for each second: 2xx answered, 4xx refused (the caller's mistake, or a limit), 5xx failed, 499 left by"
-    " the client.": "每秒调用数：2xx 已作答，4xx 被拒（调用方错误或限额），5xx 失败，499 客户端离开。",
+    " the client, 504 out of the caller's own time.": (
+        "每秒调用数：2xx 已作答，4xx 被拒（调用方错误或限额），5xx 失败，499 客户端离开，504 超过调用方自设时限。"
+    ),
     "Requests by dialect": "按接口的请求",
     "Calls for each second by the API that the client speaks.": "每秒调用数，按客户端所用的 API 分类。",
     "Errors and refusals, share": "错误与拒绝占比",
-    "Shares of calls that failed (5xx), were refused (4xx) and were left by their clients (499).": (
-        "失败 (5xx)、被拒 (4xx) 和客户端离开 (499) 的调用各占多少。"
-    ),
+    "Shares of calls that failed (5xx), were refused (4xx), were left by their clients (499) and did not end in the"
+    " caller's own time (504).": "失败 (5xx)、被拒 (4xx)、客户端离开 (499) 和超过调用方自设时限 (504) 的调用各占多少。",
     "Duration": "时长",
     "Whole time of calls, streams to their end. Of 100 calls 50, 95 and 99 were at least as fast.": (
         "调用的总时长，流式调用计到结束。100 次调用中分别有 50、95、99 次不慢于此值。"
@@ -206,8 +208,9 @@ WORDS: Final[dict[str, str]] = {
         "每秒向服务商发出的调用数，按结果分类；客户端的一次调用可能引起多次尝试。"
     ),
     "Failed attempts by provider": "各服务商失败占比",
-    "Share of the attempts at a provider that brought no answer. Clients that left are not counted as failures.": (
-        "对服务商的尝试中没有得到回答的占比。客户端自行离开的不算失败。"
+    "Share of the attempts at a provider that it failed. Not counted as failures: clients that left or whose own"
+    " deadline passed, calls that were at fault themselves, and limits of the configuration.": (
+        "对服务商的尝试中失败的占比。客户端离开或超过自设时限、调用本身有误、达到配置中的限额，均不算失败。"
     ),
     "Share of 429 by provider": "各服务商 429 占比",
     "Share of the attempts that a provider refused because too much was asked of it.": (
