@@ -26,8 +26,11 @@ from providers.wire import EventReader, EventWriter, Frame, FrameKind, Meter, Pr
 def observe(meter: Meter, event: Event) -> None:
     """Let the meter see one event."""
     match event:
-        case TextDelta(text) | ReasoningDelta(text) | RefusalDelta(text):
+        case TextDelta(text) | RefusalDelta(text):
             meter.saw(text)
+        case ReasoningDelta(text):
+            meter.saw(text)
+            meter.thought = meter.thought or bool(text)  # a sealed one shows nothing
         case ToolArguments(delta=delta):
             meter.saw(delta)
         case Media():

@@ -47,7 +47,7 @@ class Stamp(Struct, frozen=True):
 class Meter:
     """What a lane has seen so far. Settlement reads it, also after a disconnect."""
 
-    __slots__ = ("chars", "finish", "frames", "images", "model", "usage", "wide")
+    __slots__ = ("chars", "finish", "frames", "images", "model", "thought", "usage", "wide")
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
@@ -60,6 +60,8 @@ class Meter:
         """Images, and other media, that the model made."""
         self.frames = 0
         """Content frames that went by."""
+        self.thought = False
+        """Some of them held reasoning: it is streamed, not hidden."""
         self.finish: FinishReason | None = None
         self.model: str | None = None
         """The model that the provider says answers."""

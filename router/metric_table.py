@@ -104,7 +104,10 @@ LABELS: Final[Mapping[str, tuple[str, str]]] = {
         "如 `rpm[gpt-*]`，在 `quota_rejections_total` 中不带",
     ),
     "scope": ("`key` or `team`: whose limit it is", "限额属于 `key` 还是 `team`"),
-    "mark": ("`measured`, `estimated` or `aborted`", "`measured`（实测）、`estimated`（估算）或 `aborted`（中断）"),
+    "mark": (
+        "`measured`, `estimated` or `aborted`; `none` for a call that used nothing",
+        "`measured`（实测）、`estimated`（估算）或 `aborted`（中断）；`none` 为没有用量的调用",
+    ),
     "kind": (
         "`not_sent` (the store was known to be away), `unanswered` (it was asked and did not answer in time), `refused`"
         " (it answered with an error)",
@@ -174,8 +177,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "time_per_output_token_seconds",
         "histogram",
         "Time between the tokens of a stream that ended well: from its first content to its end, by its output tokens"
-        " but one.",
-        "正常结束的流中相邻 token 的间隔：首个内容到结束的时间除以（输出 token 数 - 1）。",
+        " but one. Reasoning that was not streamed does not count; calls with several choices are left out.",
+        "正常结束的流中相邻 token 的间隔：首个内容到结束的时间除以（输出 token 数 - 1）。未以流式发出的推理 token"
+        "不计；多候选（n > 1）的调用不计入。",
         "seconds",
         ("provider",),
         PER_TOKEN,
@@ -441,8 +445,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "config_reload_timestamp_seconds",
         "gauge",
-        "When the config in force was loaded, in Unix seconds; of several workers the earliest.",
-        "生效配置的加载时间（Unix 秒）；多个进程时取最早者。",
+        "When the config in force was loaded, in Unix seconds; of several workers the earliest. A worker that is replaced"
+        " does not change it.",
+        "生效配置的加载时间（Unix 秒）；多个进程时取最早者。替换进程不会改变它。",
         "seconds",
         across="min",
     ),
@@ -472,6 +477,22 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "spans",
     ),
     Family("workers", "gauge", "Processes that serve.", "提供服务的进程数。", "processes"),
+    Family(
+        "worker_restarts_total",
+        "counter",
+        "Workers that ended unasked (killed, out of memory, a crash) and were replaced; the calls that they had are"
+        " lost. 0 for a router that is one process.",
+        "意外结束（被杀、内存不足、崩溃）并被替换的工作进程数，其正在进行的调用已丢失。单进程的路由器为 0。",
+        "workers",
+    ),
+    Family(
+        "start_time_seconds",
+        "gauge",
+        "When the router started, in Unix seconds; with several workers the process that keeps them.",
+        "路由器的启动时间（Unix 秒）；多个工作进程时为管理它们的进程。",
+        "seconds",
+        across="min",
+    ),
     Family(
         "build_info",
         "gauge",

@@ -20,6 +20,7 @@ from router.limits import NAMES
 from router.metric_table import BY_NAME, NONE, Family
 from router.metric_text import ABSENT, Board, Row, Values, key_of
 from router.metrics_files import Entry, Shelf
+from router.pace import seconds_per_token
 from router.routing import Plan, Target
 from router.settlement import Bill, Mark
 from router.slots import ALONE, Slot
@@ -148,7 +149,7 @@ class Metrics:
         Numbers("build_info", self._gauges).of(version).set(1)
         self.in_flight.set(0)
         # Series of counters that are rarely counted stand from the start: a rate needs a value before the first one.
-        for mark in get_args(Mark):
+        for mark in (*get_args(Mark), NONE):
             self._settlements.of(mark)
         for kind in STORE_ERRORS:
             self._store_errors.of(kind)
@@ -231,9 +232,9 @@ class Metrics:
         if trace.client_gone:
             status = "499"
             self._disconnects.of(dialect).inc()
-        else:
         elif isinstance(error, DeadlineExceeded):
             status = "504"
+        else:
             # A stream that broke off said 200 when it began.
             number = trace.status if error is None or trace.status >= 400 else error.status
             status = _CLASSES.get(number // 100, "5xx")
@@ -242,7 +243,7 @@ class Metrics:
             self._attempts.of(attempt.target.provider.name, attempt.outcome).inc()
         self._duration.of(dialect, provider).observe(now - trace.started)
         if bill is not None:
-            self._settlements.of(bill.mark).inc()
+            self._settlements.of(bill.mark if bill.parts else NONE).inc()
             for part in bill.parts:
                 where = part.target.provider.name, label(part.target) if label is not None else NONE
                 usage = part.usage
@@ -268,15 +269,14 @@ class Metrics:
             return
         if fallback is not None:
             self._fallbacks.of(_first_planned(trace.plan), provider, fallback).inc()
-        first = trace.first_content
-        if first is not None:
+        if trace.first_content is not None:
             self._overhead.of(dialect).observe(trace.overhead(now))
-            if trace.call is not None and trace.call.stream:
-                self._first.of(provider).observe(first - trace.started)
-                if bill is not None and bill.parts and error is None and not trace.client_gone:
-                    last = bill.parts[-1]
-                    if last.target is answered and last.usage.output is not None and last.usage.output > 1:
-                        self._pace.of(provider).observe((now - first) / (last.usage.output - 1))
+        first = trace.content_at
+        if first is not None and trace.call is not None and trace.call.stream:
+            self._first.of(provider).observe(first - trace.started)
+        pace = seconds_per_token(trace, bill, now)
+        if pace is not None:
+            self._pace.of(provider).observe(pace)
 
     # --- showing
 

@@ -91,8 +91,8 @@ SPAN_ATTRIBUTES: Final[Mapping[str, str]] = {
     FALLBACK: "why the fallback answered",
     OUTCOME: "`ok`, `aborted` or the error's code",
     OVERHEAD: "seconds spent in the router itself before the answer began",
-    COST: "US dollars, where the price is known",
-    MARK: "`measured`, `estimated` or `aborted`, see [billing](billing.md)",
+    COST: "US dollars, where anything was used and the price is known",
+    MARK: "`measured`, `estimated` or `aborted`, see [billing](billing.md); on a call that used nothing there is none",
     DEGRADED: "true for a call that was admitted while the store was away",
 }
 """Every attribute of a span, with what it holds."""

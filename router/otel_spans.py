@@ -16,6 +16,7 @@ from providers.call import Call
 from router import otel_names as names
 from router.credentials import shown_name
 from router.otel_names import Measure
+from router.pace import seconds_per_token
 from router.routing import Provider, Target
 from router.settlement import Bill, Part
 from router.trace import AttemptRecord, Trace
@@ -164,12 +165,12 @@ def _served(ended: Ended, operation: str) -> list[Point]:
     outcome = trace.outcome
     timed = common if outcome == "ok" else {**common, names.ERROR_TYPE: outcome}
     found = [Point("call", max(0.0, now - trace.started), timed)]
-    call, first = trace.call, trace.first_content
+    call, first = trace.call, trace.content_at
     if outcome == "ok" and call is not None and call.stream and first is not None and trace.committed:
         found.append(Point("first_token", max(0.0, first - trace.started), common))
-        output = ended.bill.usage.output if ended.bill is not None else None
-        if output is not None and output > 1:
-            found.append(Point("per_token", max(0.0, now - first) / (output - 1), common))
+    pace = seconds_per_token(trace, ended.bill, now)
+    if pace is not None:
+        found.append(Point("per_token", pace, common))
     return found
 
 
@@ -201,13 +202,13 @@ def _call_attributes(ended: Ended, operation: str) -> Attributes:
         found[names.OWN_PROVIDER] = answered.provider.name
         if trace.meter is not None and trace.committed:
             _put_answer(found, trace, trace.attempts[-1])
-        if call is not None and call.stream and trace.first_content is not None:
-            found[names.FIRST_CHUNK] = max(0.0, trace.first_content - trace.started)
+        if call is not None and call.stream and trace.content_at is not None:
+            found[names.FIRST_CHUNK] = max(0.0, trace.content_at - trace.started)
     if trace.fallback is not None:
         found[names.FALLBACK] = trace.fallback
     if trace.degraded:
         found[names.DEGRADED] = True
-    if bill is not None:
+    if bill is not None and bill.parts:
         found[names.MARK] = bill.mark
         if not bill.unpriced:
             found[names.COST] = bill.cost / 1_000_000
@@ -286,11 +287,12 @@ def _put_address(found: Attributes, provider: Provider) -> None:
 
 def _first_chunk(trace: Trace, record: AttemptRecord) -> float | None:
     """Seconds from the request to a stream's first content."""
-    if trace.answered is not record.target or trace.first_content is None or record.outcome == "running":
+    first = trace.content_at
+    if trace.answered is not record.target or first is None or record.outcome == "running":
         return None
     if trace.call is None or not trace.call.stream:
         return None
-    return max(0.0, trace.first_content - record.started)
+    return max(0.0, first - record.started)
 
 
 def operation_of(trace: Trace) -> str:

@@ -88,7 +88,9 @@ class Runtime:
         self.config = config
         self.config_path = config_path
         self._refused: str | None = None
-        self.config_loaded_at = time.time()
+        now = time.time()
+        self.started_at = slot.router_since() or now
+        self.config_loaded_at = slot.config_since() or now
         self.clock: Callable[[], float] = time.time
         self.monotonic: Callable[[], float] = time.monotonic
         self.roll: Callable[[], float] = random.random
@@ -374,7 +376,7 @@ class Runtime:
             "answered_by": shown_name(str(answered)) if answered is not None else None,
             "fallback": trace.fallback,
             "ms": round((now - trace.started) * 1000, 1),
-            "first_content_ms": _ms(trace.first_content, trace.started),
+            "first_content_ms": _ms(trace.content_at, trace.started),
         }
         if hold is not None:
             try:

@@ -57,6 +57,7 @@ class Trace:
     upstream_seconds: float = 0.0
     """Time spent waiting for providers before the answer began: the rest of the wait is our own."""
     first_content: float | None = None
+    """When the answer began: with content, or with its end where it has none."""
     committed: bool = False
     """The client has been sent content: the target is final."""
     meter: Meter | None = None
@@ -79,6 +80,11 @@ class Trace:
     def overhead(self, now: float) -> float:
         """Seconds of our own between the request's arrival and the answer's beginning."""
         return max(0.0, (self.first_content or now) - self.started - self.upstream_seconds)
+
+    @property
+    def content_at(self) -> float | None:
+        """When the answer's first content came; None where none did."""
+        return self.first_content if self.meter is not None and self.meter.frames else None
 
     @property
     def outcome(self) -> str:

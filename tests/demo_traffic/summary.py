@@ -72,7 +72,7 @@ def books(clients: Sums, ledger: Sums, metrics: Sums) -> Table:
         sums = (sum(count for key, count in side.tokens.items() if key[2] == kind) for side in sides)
         table.add_row(f"tokens, {kind}", *(f"{count:,}" for count in sums))
     table.add_row("cost, micro-USD", *(f"{side.cost.total():,}" for side in sides))
-    for mark in ("measured", "estimated", "aborted"):
+    for mark in ("measured", "estimated", "aborted", "none"):
         told = (f"{side.marks[(mark,)]:,}" if side is not ledger or mark == "estimated" else "" for side in sides)
         table.add_row(f"settled as {mark}", *told)
     return table

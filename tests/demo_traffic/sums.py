@@ -157,7 +157,8 @@ def _charge(sums: Sums, row: Mapping[str, Any], asked: Sequence[Told], winner: T
             sums.marks[("measured",)] += 1
             return
         rest = {"input": rest["input"] - (winner.input or 0), "output": rest["output"] - (winner.output or 0)}
-    sums.marks[(row["mark"],)] += 1
+    used = row["tokens_in"] is not None
+    sums.marks[(row["mark"] if used else "none",)] += 1
     # What is left belongs to a provider that took the call and did not end it well.
     took = [one for one in asked if one is not winner and one.status in (None, 200)]
     if took:

@@ -60,6 +60,21 @@ def test_a_stream_is_counted(dialect: str, provider: str, said: list[bytes]) -> 
 
 
 @pytest.mark.parametrize("dialect", ["openai", "ollama"])
+@pytest.mark.parametrize("thought", [True, False])
+def test_reasoning_is_seen(dialect: str, thought: bool) -> None:
+    name, other = ("reasoning_content", "thinking") if thought else ("content", "content")
+    for provider, said in (
+        ("openai", [chunk(role="assistant", content=""), chunk(**{name: SAID})]),
+        ("openai", [chunk(role="assistant", **{name: SAID})]),
+        ("ollama", [line(message={"role": "assistant", "content": "", other: SAID}, done=False)]),
+    ):
+        reading = lane(chat("hi", dialect, stream=True), provider)
+        for piece in said:
+            reading.feed(piece)
+        assert reading.meter.thought == thought, (provider, said)
+
+
+@pytest.mark.parametrize("dialect", ["openai", "ollama"])
 def test_a_whole_answer_is_counted(dialect: str) -> None:
     reading = lane(chat("hi", dialect, stream=False), "openai")
     reading.whole(whole(content=SAID))

@@ -20,14 +20,18 @@ from providers.errors import (
     TimedOut,
 )
 from providers.events import Usage
+from providers.wire import Meter
+from router import otel_names
 from router.metric_labels import ModelLabels
 from router.metrics import Metrics
+from router.otel_context import Tracer
+from router.otel_spans import Ended, spans_of
 from router.routing import Plan, Skipped, Target
-from router.settlement import Bill, Part
+from router.settlement import Bill, Part, settle
 from router.slots import ALONE, Slot
 from router.snapshot import Attempt
 from router.trace import Trace
-from tests.prices.support import Bench, attempt, chat, finished
+from tests.prices.support import Bench, attempt, chat, finished, meter
 from tests.router.test_metric_text import scraped
 
 Sums = Counter[tuple[str, ...]]
@@ -102,7 +106,7 @@ def one(trace: Trace, *, settled: bool = True) -> Metrics:
 def test_outcomes(bench: Bench) -> None:
     target = bench.target("openai", "gpt-5")
     plan = planned(bench, ("openai", "gpt-5"), ("box", "local"))
-    streamed: dict[str, Any] = {"status": 200, "first_content": 1.0, "plan": plan}
+    streamed: dict[str, Any] = {"status": 200, "first_content": 1.0, "plan": plan, "meter": meter("Hello")}
     well = one(finished(chat(stream=True), attempt(target), **streamed))
     assert samples(well, "requests_total") == {("openai", "chat", "openai", "gpt-5", "2xx", "none"): 1}
     assert samples(well, "time_per_output_token_seconds_sum") == {("openai",): 0.2}, "2 s for 10 further tokens"
@@ -127,7 +131,7 @@ def test_outcomes(bench: Bench) -> None:
 def test_one_token_has_no_pace(bench: Bench) -> None:
     target, metrics = bench.target("openai", "gpt-5"), Metrics("1")
     for output in (None, 0, 1):
-        trace = finished(chat(stream=True), attempt(target), status=200, first_content=1.0)
+        trace = finished(chat(stream=True), attempt(target), status=200, first_content=1.0, meter=meter("Hello"))
         metrics.observe(trace, "chat", 3.0, bill_of(Part(target, Usage(5, output), 0, 7, False, True)))
     assert samples(metrics, "ttft_seconds_count") == {("openai",): 3}
     assert samples(metrics, "time_per_output_token_seconds_count") == {}
@@ -151,6 +155,22 @@ def test_calls_that_nobody_answered(bench: Bench) -> None:
     assert samples(metrics, "requests_total") == {("openai", "chat", "none", "none", "5xx", "none"): 1}
     late.error = DeadlineExceeded("x")
     assert samples(one(late), "requests_total") == {("openai", "chat", "none", "none", "504", "none"): 1}
+
+
+def test_a_call_that_used_nothing_is_not_measured(bench: Bench) -> None:
+    """It counts as settled, with the ledger's sum, and as no provider's count; its span has neither mark nor cost."""
+    target = bench.target("openai", "gpt-5")
+    refused = finished(chat(), attempt(target, "refused", 401, meter=Meter()), answered=False, status=502)
+    answered = finished(chat(), attempt(target, meter=meter("Hi", Usage(3, 1))), status=200)
+    metrics = Metrics("1")
+    for trace, used in ((refused, False), (answered, True)):
+        bill = settle(trace, lambda target: bench.price("openai", "gpt-5"))
+        assert bill.mark == "measured"
+        metrics.observe(trace, "chat", 3.0, bill)
+        trace.context = Tracer(1.0, random.Random(1).getrandbits).begin([])
+        span, *_ = spans_of(Ended(trace, 3.0, "chat", bill, lambda target: target.model), {})
+        assert [name in span.attributes for name in (otel_names.MARK, otel_names.COST)] == [used, used]
+    assert samples(metrics, "settlements_total") == {("none",): 1, ("measured",): 1}
 
 
 def test_a_fallback_that_answered_nothing_is_none(bench: Bench) -> None:

@@ -111,6 +111,7 @@ class SpliceLane:
             meter.chars += size
             meter.wide += wide
             meter.frames += 1
+            meter.thought = meter.thought or bool(thought)
             if media:
                 meter.images += len(message.images or ()) if message is not None else 0
         if line.model and meter.model is None:

@@ -151,11 +151,12 @@ class SpliceLane(Mender):
                     and b"\n" not in data  # several data lines make one event
                 ):
                     text = delta.get("content")
+                    meter = self.meter
                     if text is None:
                         text = delta.get("reasoning_content")
+                        meter.thought = meter.thought or bool(text)
                     if type(text) is str and text:
                         first.content = True
-                        meter = self.meter
                         meter.chars += len(text)
                         meter.frames += 1
                         if not text.isascii():
@@ -291,6 +292,8 @@ class SpliceLane(Mender):
         if type(text) is list:  # Mistral: thinking and text parts
             changed = True
             text = self._parts(text, delta)
+        if delta.get("reasoning_content"):
+            self.meter.thought = True
         found = self._spoken(text, seen) or found
         found = self._spoken(delta.get("refusal"), seen) or found
         calls = delta.get("tool_calls")
