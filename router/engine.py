@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from providers.call import Call
@@ -28,9 +29,9 @@ from providers.errors import (
 )
 from providers.vendor import UpstreamRequest
 from providers.wire import Frame, Lane, Stamp, Wire
-from router.health import Health
+from router.health import Health, Probe
 from router.places import NoPlace, Places
-from router.routing import Attempt, Plan, Provider, Target
+from router.routing import Attempt, Plan, Provider, Skipped, Target
 from router.trace import AttemptRecord, Trace
 from router.transport import Response, Route
 from router.watch import ClientStalled, Watch
@@ -131,7 +132,7 @@ class Engine:
     async def run(self, job: Job) -> None:
         """Answer the call. Raises the error to tell the client when nothing has been sent; otherwise the answer is
         complete or its stream has ended with an error event (`trace.error`)."""
-        trace = job.trace
+        trace, plan = job.trace, job.plan
         first: SwitchyardError | None = None
         if job.seconds is not None:
             job.watch.limit(job.seconds)
@@ -139,9 +140,9 @@ class Engine:
             name = str(attempt.target)
             block = self._health.block(name)
             if block is not None and (block.cooldown or self._any_well(job.plan.attempts[position:])):
-                # It fell ill after the plan was made, or is being probed by another call by now.
-                if first is None or isinstance(first, UnsupportedFeature):
-                    first = block.told()
+                # It fell ill after the plan was made, or another call is its probe by now.
+                late = Skipped(name, "unhealthy", str(block), attempt.role, block)
+                plan = replace(plan, skipped=(*plan.skipped, late))
                 continue
             record = AttemptRecord(attempt.target)
             trace.attempts.append(record)
@@ -149,7 +150,7 @@ class Engine:
             began = record.started = self._monotonic()
             try:
                 if attempt.role == "fallback":
-                    trace.fallback = _reason(job.plan, first)
+                    trace.fallback = _reason(plan, first)
                 await self._attempt(job, attempt, record)
                 return
             except UpstreamError as error:
@@ -159,7 +160,7 @@ class Engine:
                 record.outcome = error.reason
                 record.status = error.upstream_status or record.status
                 record.asked = not isinstance(error, NOT_ASKED)
-                self._count(name, error, probe=probe)
+                self._count(name, error, probe)
                 if error.scope == "request":
                     raise
                 if first is None or isinstance(first, UnsupportedFeature):
@@ -167,31 +168,31 @@ class Engine:
                     first = error.with_traceback(None)
             except UnsupportedFeature as error:
                 record.outcome = "unsupported"
-                self._abandoned(name, probe=probe)
+                self._abandoned(name, probe)
                 first = first or error
             except BaseException:
-                # The client left, the key was revoked, we stop: nothing that the provider did.
+                # The client left, the key was revoked, we stop, a fault of ours: nothing that the provider did.
                 record.outcome = "aborted"
-                self._abandoned(name, probe=probe)
+                self._abandoned(name, probe)
                 raise
             finally:
                 record.seconds = self._monotonic() - began
                 if not trace.committed:
                     trace.fallback = None
-        raise _last_word(job.plan, first, trace.attempts)
+        raise _last_word(plan, first, trace.attempts)
 
     def _any_well(self, attempts: Sequence[Attempt]) -> bool:
         return any(self._health.block(str(attempt.target)) is None for attempt in attempts)
 
-    def _count(self, deployment: str, error: UpstreamError, *, probe: bool = False) -> None:
+    def _count(self, deployment: str, error: UpstreamError, probe: Probe | None = None) -> None:
         if isinstance(error, NoPlace) or error.scope == "request":
-            self._abandoned(deployment, probe=probe)  # it says nothing of the deployment
+            self._abandoned(deployment, probe)  # it says nothing of the deployment
         else:
-            self._health.failure(deployment, error, probe=probe)
+            self._health.failure(deployment, error, probe)
 
-    def _abandoned(self, deployment: str, *, probe: bool) -> None:
-        if probe:
-            self._health.abandoned(deployment)
+    def _abandoned(self, deployment: str, probe: Probe | None) -> None:
+        if probe is not None:
+            self._health.abandoned(deployment, probe)
 
     async def _attempt(self, job: Job, attempt: Attempt, record: AttemptRecord) -> None:
         provider = attempt.target.provider
@@ -341,6 +342,8 @@ class Engine:
             except asyncio.CancelledError:
                 failure = watch.take()
                 if failure is None:
+                    if not trace.committed:
+                        trace.upstream_seconds += monotonic() - began
                     raise
                 moved = False
             if moved:
@@ -398,16 +401,14 @@ class Engine:
 
     def resize(self, providers: Mapping[str, Provider]) -> None:
         """The places at each provider as the config in force has them, also for the calls that run and wait."""
-        limited: dict[str, Places] = {}
+        self._places = {name: places for name, places in self._places.items() if places.busy}
         for name, provider in providers.items():
-            if provider.max_concurrency is not None:
-                places = self._places.get(name)
-                if places is None:
-                    places = Places(provider.max_concurrency, provider.queue)
-                else:
-                    places.resize(provider.max_concurrency, provider.queue)
-                limited[name] = places
-        self._places = limited
+            known = self._places.get(name)
+            limit = provider.max_concurrency
+            if known is not None:
+                known.resize(sys.maxsize if limit is None else limit, provider.queue)
+            elif limit is not None:
+                self._places[name] = Places(limit, provider.queue)
 
     def queued(self) -> dict[str, int]:
         """Calls that wait for a place, by provider."""
@@ -420,9 +421,9 @@ def _reason(plan: Plan, first: SwitchyardError | None) -> str:
         return first.reason
     if first is not None:
         return "unsupported"
-    skipped = plan.skipped[0] if plan.skipped else None
-    if skipped is None:
+    if not plan.skipped:
         return "no_target"
+    skipped = next((skip for skip in plan.skipped if skip.role == "target"), plan.skipped[0])
     return skipped.block.reason if skipped.block is not None else skipped.reason
 
 
@@ -437,7 +438,8 @@ def _last_word(plan: Plan, first: SwitchyardError | None, tried: Sequence[Attemp
         why += [f"{record.target}: {record.outcome}" for record in tried]
         return NoTarget(f"model '{plan.asked_model}' cannot be answered now ({'; '.join(why)}).")
     if first is None:
-        return NoTarget("no target is left to try")
+        block = next((skip.block for skip in plan.skipped if skip.block is not None), None)
+        return NoTarget("no target is left to try") if block is None else block.told()
     left_out = [
         f"{skip.target} was left out: {skip.detail}"
         for skip in plan.skipped

@@ -1,10 +1,11 @@
 """Which deployments take no traffic right now, and why: a breaker and a cooldown for each `provider/model`.
 
 In process, with an injected clock. A breaker opens after FAILURES failures in a row, for OPEN_SECONDS; when the time is
-over one probe at a time is let through, and each probe that fails doubles the time, up to MAX_OPEN_SECONDS. Other calls
-that fail meanwhile (under way since before, or made because nobody else was left) change nothing. A rate limit is no
-failure: it cools the deployment down for the provider's own retry time, at most MAX_COOLDOWN seconds, whatever the
-calls meet that were under way. The last error is kept: a caller who may not fall back is told what the provider said.
+over one call is let through as a probe, the next one when that has ended, and each probe that fails doubles the time,
+up to MAX_OPEN_SECONDS. Other calls that fail meanwhile (under way since before, or made because nobody else was left)
+change nothing. A rate limit is no failure: it cools the deployment down for the provider's own retry time, at most
+MAX_COOLDOWN seconds, whatever the calls meet that were under way. The last error is kept: a caller who may not fall
+back is told what the provider said.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ FAILURES = 5
 OPEN_SECONDS = 10.0
 MAX_OPEN_SECONDS = 120.0
 MAX_COOLDOWN = 60.0
-PROBE_SECONDS = 30.0
-"""A probe that has not reported by then counts as lost, and another one is let through."""
 MAX_STATES = 10_000
 """Deployments that are remembered. Model names come from callers, so their number must be bounded; the oldest go."""
 
 _Error = TypeVar("_Error", bound=UpstreamError)
+
+
+class Probe:
+    """A call by which a breaker is tried; told again with its outcome."""
+
+    __slots__ = ()
 
 
 @dataclass(slots=True)
@@ -35,7 +40,8 @@ class _State:
     openings: int = 0
     open_until: float = 0.0
     """0 while the breaker is closed. Once passed: its time is over, and the next call is its probe."""
-    probing_until: float = 0.0
+    probe: Probe | None = None
+    """Under way. Every attempt has a deadline, so it ends."""
     error: UpstreamError | None = None
     """The last failure."""
     rate_limits: int = 0
@@ -46,7 +52,7 @@ class _State:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Why a deployment is skipped, and the seconds until it is tried again."""
+    """Why a deployment is skipped, and the seconds until it is tried again: 1 while a probe is trying it."""
 
     error: UpstreamError
     seconds: float
@@ -87,22 +93,21 @@ class Health:
         now = self._clock()
         if now < state.cooling_until and state.limit is not None:
             return Block(state.limit, state.cooling_until - now, cooldown=True)
-        until = state.open_until if now < state.open_until else state.probing_until
-        if now < until and state.error is not None:
-            return Block(state.error, until - now, cooldown=False)
+        seconds = state.open_until - now if now < state.open_until else float(state.probe is not None)
+        if seconds > 0 and state.error is not None:
+            return Block(state.error, seconds, cooldown=False)
         return None
 
-    def begin(self, deployment: str) -> bool:
-        """A call goes out. True: it is the probe of a breaker whose time is over. Others wait for its outcome, which
-        must be told: by `success`, by `failure`, or as `abandoned`."""
+    def begin(self, deployment: str) -> Probe | None:
+        """A call begins. What it has to tell of its end with when it is the probe of a breaker whose time is over:
+        others wait for its outcome, which must be told by `success`, by `failure`, or as `abandoned`."""
         state = self._states.get(deployment) if self._states else None
-        if state is None or not state.open_until:
-            return False
-        now = self._clock()
-        if now < max(state.open_until, state.probing_until, state.cooling_until):
-            return False
-        state.probing_until = now + PROBE_SECONDS
-        return True
+        if state is None or not state.open_until or state.probe is not None:
+            return None
+        if self._clock() < max(state.open_until, state.cooling_until):
+            return None
+        state.probe = Probe()
+        return state.probe
 
     def success(self, deployment: str) -> None:
         provider = deployment.partition("/")[0]
@@ -129,20 +134,21 @@ class Health:
             self._forget(name)
         self._failing.discard(provider)
 
-    def abandoned(self, deployment: str) -> None:
+    def abandoned(self, deployment: str, probe: Probe) -> None:
         """The probe ended without a verdict (the client left): the next call may be it."""
-        state = self._states.get(deployment) if self._states else None
-        if state is not None:
-            state.probing_until = 0.0
+        state = self._states.get(deployment)
+        if state is not None and state.probe is probe:
+            state.probe = None
 
-    def failure(self, deployment: str, error: UpstreamError, *, probe: bool = False) -> None:
+    def failure(self, deployment: str, error: UpstreamError, probe: Probe | None = None) -> None:
         """Count a failure. Errors of scope `request` say nothing about the deployment and must not come here."""
         state = self._states.setdefault(deployment, _State())
         if len(self._states) > MAX_STATES:
             del self._states[next(iter(self._states))]
         self._failing.add(deployment.partition("/")[0])
-        if probe:
-            state.probing_until = 0.0
+        decides = probe is not None and state.probe is probe
+        if decides:
+            state.probe = None
         now = self._clock()
         if isinstance(error, RateLimited):
             told = error.retry_after if error.retry_after is not None and error.retry_after > 0 else None
@@ -155,7 +161,7 @@ class Health:
             return
         state.failures += 1
         state.error = _without_words(error)
-        if probe if state.open_until else state.failures >= FAILURES:
+        if decides if state.open_until else state.failures >= FAILURES:
             state.open_until = now + min(OPEN_SECONDS * 2**state.openings, MAX_OPEN_SECONDS)
             state.openings = min(state.openings + 1, 8)
 
@@ -164,10 +170,14 @@ class Health:
         return {name: block for name in list(self._states) if (block := self.block(name)) is not None}
 
     def open(self) -> Counter[str]:
-        """How many deployments of each provider have an open breaker. Not those whose time is over and whose probe has
-        not failed yet."""
+        """How many deployments of each provider have an open breaker. Not those whose time is over and that no call has
+        tried since."""
         now = self._clock()
-        return Counter(name.partition("/")[0] for name, state in self._states.items() if now < state.open_until)
+        return Counter(
+            name.partition("/")[0]
+            for name, state in self._states.items()
+            if now < state.open_until or state.probe is not None
+        )
 
     def down(self) -> dict[str, str]:
         """Providers that take no calls as far as we know, and the error's stable word: a breaker of theirs is open, or
@@ -179,7 +189,7 @@ class Health:
             error: UpstreamError | None = None
             if now < state.cooling_until:
                 error = state.limit
-            elif state.open_until and now < state.open_until + MAX_OPEN_SECONDS:
+            elif state.open_until and (now < state.open_until + MAX_OPEN_SECONDS or state.probe is not None):
                 error = state.error
             provider = name.partition("/")[0]
             if error is not None and provider in self._failing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from providers.errors import Busy
 
@@ -24,6 +24,11 @@ class Places:
         self._queue = queue
         self._line: deque[asyncio.Future[None]] = deque()
         self.waiting = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call has a place or waits for one."""
+        return self._free != self._places or self.waiting > 0
 
     def resize(self, places: int, queue: int) -> None:
         """New numbers, from now on. Where calls have more places than there are now, the next ones wait until enough of
@@ -47,7 +52,10 @@ class Places:
             try:
                 await turn
             except asyncio.CancelledError:
-                if not turn.cancelled():  # the place came just then
+                if turn.cancelled():
+                    with suppress(ValueError):  # a place was free just then, and it was passed over
+                        self._line.remove(turn)
+                else:  # the place came just then
                     self._give_back()
                 raise
             finally:
@@ -66,6 +74,6 @@ class Places:
         """Give free places to those who still wait."""
         while self._free > 0 and self._line:
             turn = self._line.popleft()
-            if not turn.done():
+            if not turn.cancelled():
                 self._free -= 1
                 turn.set_result(None)

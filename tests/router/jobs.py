@@ -145,6 +145,7 @@ class Bench:
         self.engine = Engine({"http": upstream}, self.health, {}, clock=loop.time, monotonic=loop.time)
         self.engine.resize(self.snapshot.providers)
         self.watches: list[Watch] = []
+        self.traces: list[Trace] = []
 
     def plan(self, model: str) -> Plan:
         return plan(self.snapshot, model, self.call(model, False).needs, Rights(), lambda *_: None, lambda: 0.5)
@@ -156,6 +157,16 @@ class Bench:
         }  # fmt: skip
         return WIRE.read_call("chat", dict(body))
 
+    async def left(self, model: str, *, after: float) -> Trace:
+        """What is known of a streamed call whose client leaves after some seconds."""
+        before = asyncio.all_tasks()
+        asked = asyncio.create_task(self.ask(model, stream=True))
+        await asyncio.sleep(after)
+        for task in asyncio.all_tasks() - before - {asked}:
+            task.cancel()  # the call's own task: what the server does when the connection is lost
+        await asyncio.gather(asked, return_exceptions=True)
+        return self.traces[-1]
+
     async def ask(
         self, model: str, *, stream: bool = False, seconds: float | None = None, screen: Screen | None = None
     ) -> tuple[Trace, SwitchyardError | None]:
@@ -163,6 +174,7 @@ class Bench:
         screen = screen or Screen()
         loop = asyncio.get_running_loop()
         trace = Trace("id", loop.time(), loop.time(), "openai", "chat")
+        self.traces.append(trace)
 
         async def run() -> SwitchyardError | None:
             task = asyncio.current_task()

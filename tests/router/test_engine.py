@@ -265,6 +265,9 @@ def test_the_providers_time_is_not_ours_whatever_it_is_spent_on() -> None:
         assert isinstance(error, TimedOut)
         assert trace.upstream_seconds == 3, "a place that did not come in time"
         await holder
+        bench.upstream.answers["cloud"] = silence
+        trace = await bench.left("chat", after=3.5)
+        assert (trace.upstream_seconds, trace.overhead(asyncio.get_running_loop().time())) == (3.5, 0), "a caller left"
 
     run(test())
 
@@ -284,6 +287,67 @@ def test_a_new_number_of_places_holds_for_the_calls_under_way() -> None:
         await asyncio.sleep(1)
         assert (len(bench.upstream.asked), bench.engine.queued()) == (3, {"box": 1})
         await asyncio.gather(first, second, third, fourth)
+
+    run(test())
+
+
+def test_a_limit_that_is_lifted_lets_in_who_waits_and_one_that_comes_back_counts_who_is_there() -> None:
+    async def test() -> None:
+        bench = Bench(Upstream(box=lambda: Scripted(200, [5.0, ANSWER])))
+        rows = bench.snapshot.providers
+        calls = [asyncio.create_task(bench.ask("own")) for _ in range(2)]
+        await asyncio.sleep(1)
+        bench.engine.resize({"box": replace(rows["box"], max_concurrency=None)})
+        calls.append(asyncio.create_task(bench.ask("own")))
+        await asyncio.sleep(1)
+        assert len(bench.upstream.asked) == 3
+        bench.engine.resize({})  # as when the provider is taken out of the config
+        bench.engine.resize(rows)
+        calls.append(asyncio.create_task(bench.ask("own")))
+        await asyncio.sleep(2)
+        assert (len(bench.upstream.asked), bench.engine.queued()) == (3, {"box": 1}), "one place, and three have it"
+        assert [error for _, error in await asyncio.gather(*calls)] == [None] * 4
+        assert len(bench.upstream.asked) == 4
+        bench.engine.resize({})
+        assert bench.engine.queued() == {}
+
+    run(test())
+
+
+def test_a_hung_provider_has_one_probe_at_a_time() -> None:
+    """Each is over when its own deadline passes, and only then comes the next, after a longer pause."""
+
+    async def test() -> None:
+        bench = Bench(Upstream(cloud=silence, box=whole))
+        for _ in range(FAILURES):
+            bench.health.failure("cloud/m", Unavailable("it fell over"))
+        calls = []
+        for _ in range(90):
+            calls.append(asyncio.create_task(bench.ask("chat")))
+            await asyncio.sleep(1)
+        asked = [
+            round(trace.attempts[0].started - trace.attempts[0].started % 1 - 1000)
+            for trace, _ in await asyncio.gather(*calls)
+            if str(trace.attempts[0].target) == "cloud/m"
+        ]
+        # Whole answers have 24 s here.
+        assert asked == [10, 54], "10; and 24 s and a pause of 20 s later"
+
+    run(test())
+
+
+def test_the_last_failure_is_told_not_that_of_a_target_that_was_passed_over() -> None:
+    class Late(Bench):
+        def plan(self, model: str) -> Plan:
+            return replace(super().plan(model), skipped=())
+
+    async def test() -> None:
+        bench = Late(Upstream(box=lambda: Scripted(500, [b"{}"])))
+        for _ in range(FAILURES):
+            bench.health.failure("cloud/m", TimedOut("it was slow"))
+        trace, error = await bench.ask("chat")
+        assert isinstance(error, Unavailable)
+        assert [str(record.target) for record in trace.attempts] == ["box/m"]
 
     run(test())
 

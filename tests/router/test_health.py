@@ -8,7 +8,7 @@ import pytest
 
 from providers.errors import RateLimited, Unavailable
 from router import health
-from router.health import FAILURES, MAX_COOLDOWN, MAX_STATES, OPEN_SECONDS, PROBE_SECONDS, Health
+from router.health import FAILURES, MAX_COOLDOWN, MAX_STATES, OPEN_SECONDS, Health, Probe
 
 HERE = "cloud/m"
 
@@ -28,9 +28,9 @@ class Patient:
         self.clock = Clock()
         self.health = Health(self.clock, lambda: jitter)
 
-    def fail(self, times: int = 1, *, probe: bool = False) -> None:
+    def fail(self, times: int = 1, probe: Probe | None = None) -> None:
         for _ in range(times):
-            self.health.failure(HERE, Unavailable("it fell over"), probe=probe)
+            self.health.failure(HERE, Unavailable("it fell over"), probe)
 
     def limit(self, retry_after: float | None = None) -> None:
         self.health.failure(HERE, RateLimited("too many", retry_after=retry_after))
@@ -43,9 +43,12 @@ class Patient:
     def wait(self, seconds: float) -> None:
         self.clock.now += seconds
 
-    def probe(self) -> None:
+    def probe(self) -> Probe:
         assert self.pause() == 0
-        assert self.health.begin(HERE)
+        probe = self.health.begin(HERE)
+        assert probe is not None
+        assert self.pause() == 1, "others wait for its outcome"
+        return probe
 
 
 def test_five_failures_in_a_row_open_it() -> None:
@@ -69,8 +72,7 @@ def test_each_failed_probe_doubles_the_pause_up_to_the_longest() -> None:
     for _ in range(8):
         pauses.append(patient.pause())
         patient.wait(patient.pause())
-        patient.probe()
-        patient.fail(probe=True)
+        patient.fail(probe=patient.probe())
     assert pauses == [10, 20, 40, 80, 120, 120, 120, 120]
 
 
@@ -81,7 +83,8 @@ def test_one_probe_at_a_time() -> None:
     assert patient.pause() > 0
     patient.wait(0.001)
     patient.probe()
-    assert patient.pause() == PROBE_SECONDS, "others wait for its outcome"
+    patient.wait(1000)
+    assert patient.pause() == 1, "however long it takes: every attempt has a deadline"
     patient.health.success(HERE)
     assert patient.pause() == 0
     patient.fail(FAILURES - 1)
@@ -98,25 +101,31 @@ def test_asking_is_no_probe() -> None:
         assert patient.pause() == 0
 
 
-def test_a_probe_that_is_lost_makes_room_after_a_while() -> None:
-    patient = Patient()
-    patient.fail(FAILURES)
-    patient.wait(OPEN_SECONDS)
-    patient.probe()
-    patient.wait(PROBE_SECONDS - 1)
-    assert patient.pause() == 1
-    patient.wait(1)
-    patient.probe()
-
-
 def test_a_probe_without_a_verdict_makes_room_at_once() -> None:
     patient = Patient()
     patient.fail(FAILURES)
     patient.wait(OPEN_SECONDS)
+    probe = patient.probe()
+    patient.health.abandoned(HERE, Probe())
+    assert patient.pause() == 1, "that was another one"
+    patient.health.abandoned(HERE, probe)
     patient.probe()
-    patient.health.abandoned(HERE)
-    patient.probe()
-    patient.health.abandoned("cloud/never-heard-of")
+    patient.health.abandoned("cloud/never-heard-of", probe)
+
+
+def test_a_probe_of_a_breaker_that_was_forgotten_decides_nothing() -> None:
+    patient = Patient()
+    patient.fail(FAILURES)
+    patient.wait(OPEN_SECONDS)
+    old = patient.probe()
+    patient.health.recovered("cloud")
+    patient.fail(FAILURES)
+    patient.wait(OPEN_SECONDS)
+    new = patient.probe()
+    patient.fail(probe=old)
+    assert patient.pause() == 1
+    patient.fail(probe=new)
+    assert patient.pause() == 2 * OPEN_SECONDS
 
 
 def test_a_call_that_began_before_it_opened_is_no_probe() -> None:
@@ -144,12 +153,15 @@ def test_only_the_probe_decides() -> None:
     patient = Patient()
     patient.fail(FAILURES)
     patient.wait(OPEN_SECONDS)
-    patient.probe()
+    assert patient.health.open() == {}, "nobody has tried since its time was over"
+    probe = patient.probe()
     assert not patient.health.begin(HERE), "a second one at the same moment is none"
     patient.fail()
-    assert patient.pause() == PROBE_SECONDS, "others wait for the probe, not for this one"
-    assert not patient.health.open(), "nothing has failed since its time was over"
-    patient.fail(probe=True)
+    assert patient.pause() == 1, "others wait for the probe, not for this one"
+    assert patient.health.open() == {"cloud": 1}
+    patient.wait(1000)
+    assert patient.health.down() == {"cloud": "unavailable"}
+    patient.fail(probe=probe)
     assert patient.pause() == 2 * OPEN_SECONDS
     assert patient.health.open() == {"cloud": 1}
 
@@ -209,12 +221,10 @@ def test_a_rate_limit_of_the_probe_leaves_it_to_be_made_later() -> None:
     patient = Patient()
     patient.fail(FAILURES)
     patient.wait(OPEN_SECONDS)
-    patient.probe()
-    patient.health.failure(HERE, RateLimited("too many", retry_after=3), probe=True)
+    patient.health.failure(HERE, RateLimited("too many", retry_after=3), patient.probe())
     assert patient.pause() == 3
     patient.wait(3)
     patient.probe()
-    assert patient.pause() == PROBE_SECONDS
 
 
 def test_a_rate_limit_does_not_end_the_pause_of_an_open_breaker() -> None:

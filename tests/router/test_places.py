@@ -134,6 +134,24 @@ def test_who_is_cancelled_just_as_the_place_comes_gives_it_on() -> None:
     run(test())
 
 
+def test_those_who_left_are_not_kept() -> None:
+    async def test() -> None:
+        calls = Calls(Places(1, 1))
+        holder = calls.start("a")
+        for _ in range(50):
+            task = calls.start("b")
+            await calls.settle()
+            task.cancel()
+            await calls.settle()
+        assert not calls.places._line
+        assert calls.places.busy
+        calls.doors["a"].set()
+        await holder
+        assert not calls.places.busy
+
+    run(test())
+
+
 def test_more_places_are_given_to_those_who_wait() -> None:
     async def test() -> None:
         calls = Calls(Places(1, 3))
