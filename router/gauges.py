@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from router.loaded import LoadedModels
 from router.metric_labels import Admitted, ModelLabels
+from router.metrics import Rows
 from router.prices import Prices
 from router.provider_state import down
 from router.snapshot import Snapshot
@@ -29,6 +30,7 @@ class Gauges:
         self._labels: tuple[Snapshot, Prices, ModelLabels] | None = None
         self._away: dict[str, str] = {}
         """Why providers are down, as `_up` saw it last: both are told of one moment."""
+        self._ended: int | None = None
         self._loaded = LoadedModels(
             runtime.http, lambda: tuple(runtime.snapshot.providers.values()), lambda: self.model_labels
         )
@@ -40,7 +42,10 @@ class Gauges:
         metrics.gauge("upstream_connections", lambda: runtime.http.open_sockets)
         metrics.gauge("config_reload_success", lambda: 0.0 if runtime.config_problem else 1.0)
         metrics.gauge("config_reload_timestamp_seconds", lambda: runtime.config_loaded_at)
+        metrics.gauge("start_time_seconds", lambda: runtime.started_at)
         metrics.gauge("usd_cny", lambda: runtime.config.prices.usd_cny)
+
+        metrics.at_scrape(self._restarts)
 
     async def run(self) -> None:
         """Keep the values current until cancelled."""
@@ -77,6 +82,13 @@ class Gauges:
             priced = [(name, model) for name, row in snapshot.providers.items() for model in prices.names(row)]
             known = self._labels = (snapshot, prices, ModelLabels(snapshot, priced, self._admitted))
         return known[2]
+
+    async def _restarts(self) -> Rows:
+        """What the process that keeps the workers has counted, the same for each of them."""
+        ended = self._runtime.slot.ended()
+        if ended is not None:
+            self._ended = ended
+        return {"worker_restarts_total": [((), self._ended)]} if self._ended is not None else {}
 
     def _up(self) -> Values:
         runtime = self._runtime

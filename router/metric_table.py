@@ -445,8 +445,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "config_reload_timestamp_seconds",
         "gauge",
-        "When the config in force was loaded, in Unix seconds; of several workers the earliest. A worker that is replaced"
-        " does not change it.",
+        "When the config in force was loaded, in Unix seconds; of several workers the earliest. A worker that is"
+        " replaced does not change it.",
         "生效配置的加载时间（Unix 秒）；多个进程时取最早者。替换进程不会改变它。",
         "seconds",
         across="min",

@@ -3,9 +3,11 @@
 A worker keeps its number for as long as the router runs: one that replaces another takes over its number and its files.
 The directory is `data_dir/workers/<random>`, private, made and removed by the process that starts the workers:
 
-    lock              held by that process; a directory whose lock is free was left by one that was killed
-    config.yaml       the config in force, as the file held it: a worker started later begins with the same
+    lock              held by that process, and as old; a directory whose lock is free was left by one that was killed
+    config.yaml       the config in force, as the file held it and as old as it is in force: a worker started later
+                      begins with the same
     refused           why the file was refused when it was last read, for all workers; empty when it was not
+    ended             how many workers have ended unasked since the router's start
     worker-N.json     {"pid", "config" (digest)}: what worker N says once it serves, removed when it ends
     <kind>_N.db       numbers of metrics (see router.metrics_files); those of gauges go when worker N ends
 """
@@ -77,6 +79,22 @@ class Slot:
                 return (self.directory / _REFUSED).read_text("utf-8") or None
         return None
 
+    def ended(self) -> int | None:
+        """How many workers have ended unasked since the router's start; None where that cannot be read."""
+        if self.directory is None:
+            return 0
+        with contextlib.suppress(OSError, ValueError):  # the parent is ending
+            return int((self.directory / _ENDED).read_bytes())
+        return None
+
+    def router_since(self) -> float | None:
+        """When the first process made the directory."""
+        return _age(self.directory / _LOCK) if self.directory is not None else None
+
+    def config_since(self) -> float | None:
+        """Since when the config is in force that a worker begins with."""
+        return _age(self.config_copy) if self.config_copy is not None else None
+
     def variable(self) -> str:
         return f"{self.number}/{self.count}/{self.directory}"
 
@@ -118,17 +136,19 @@ class SlotDirectory:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         _sweep(home)
         made = Path(tempfile.mkdtemp(prefix=_NEW, dir=home))
-        self._lock = os.open(made / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _write(made / _ENDED, b"0")
+        self._ended = 0
+        self._lock = os.open(made / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.path = made.rename(home / made.name.removeprefix(_NEW))
 
     def slot(self, number: int, count: int) -> Slot:
         return Slot(number, count, self.path)
 
-    def keep_config(self, data: bytes, refused: str | None = None) -> None:
-        """Workers that start from now on begin with this config; refused: why a later one is not in force, which all
-        workers tell from now on. Raises OSError."""
-        _write(self.path / "config.yaml", data)
+    def keep_config(self, data: bytes, since: float, refused: str | None = None) -> None:
+        """Workers that start from now on begin with this config, in force since then; refused: why a later one is not,
+        which all workers tell from now on. Raises OSError."""
+        _write(self.path / "config.yaml", data, since)
         _write(self.path / _REFUSED, (refused or "").encode(errors="replace"))
 
     def serving(self) -> frozenset[int]:
@@ -141,6 +161,12 @@ class SlotDirectory:
             with contextlib.suppress(OSError):
                 path.unlink()
 
+    def ended_unasked(self) -> None:
+        """A worker has ended that nobody had asked to: all workers tell how many that were."""
+        self._ended += 1
+        with contextlib.suppress(OSError):  # a full disk: the next time tells of this one, too
+            _write(self.path / _ENDED, str(self._ended).encode())
+
     def close(self) -> None:
         """Remove it. Workers have ended."""
         shutil.rmtree(self.path, ignore_errors=True)
@@ -148,15 +174,26 @@ class SlotDirectory:
 
 
 _NEW: Final = "new-"
+_LOCK: Final = "lock"
 _REFUSED: Final = "refused"
+_ENDED: Final = "ended"
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, for this user alone."""
+def _age(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # the parent is ending
+        return None
+
+
+def _write(path: Path, data: bytes, since: float | None = None) -> None:
+    """Whole or not at all, for this user alone, and as old as is said."""
     handle, name = tempfile.mkstemp(dir=path.parent)
     try:
         with open(handle, "wb") as file:
             file.write(data)
+        if since is not None:
+            os.utime(name, (since, since))
         os.replace(name, path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -170,7 +207,7 @@ def _sweep(home: Path) -> None:
         if left.name.startswith(_NEW):
             continue  # another parent is making it just now
         try:
-            handle = os.open(left / "lock", os.O_RDWR | os.O_CLOEXEC)
+            handle = os.open(left / _LOCK, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             continue  # none of ours
         try:

@@ -244,7 +244,7 @@ async def _supervise(
             await runtime.start(_listeners(config, sockets), on_model=say.model, on_made=say.made, serves=False)
             directory = SlotDirectory(runtime.data_dir)
             undo.callback(directory.close)
-            directory.keep_config(runtime.config.origin.data, runtime.config_problem)
+            directory.keep_config(runtime.config.origin.data, runtime.config_loaded_at, runtime.config_problem)
             workers = Workers(count, sockets, config.server.limits.drain_seconds, directory)
             undo.push_async_callback(workers.stop)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, runtime, directory, workers)
@@ -266,7 +266,7 @@ def _reload(runtime: Runtime, directory: SlotDirectory, workers: Workers) -> Non
     is not the file when that was refused or has been changed since."""
     refused = runtime.reload()
     try:
-        directory.keep_config(runtime.config.origin.data, refused)
+        directory.keep_config(runtime.config.origin.data, runtime.config_loaded_at, refused)
     except OSError as bad:
         _log.warning("%s; workers that are replaced begin as if it had not been asked for", bad)
     workers.reload()

@@ -91,6 +91,8 @@ class Workers:
             code = await process.wait()
             self._processes.pop(number, None)
             self._directory.clear(number)
+            if not self._stopping.is_set():
+                self._directory.ended_unasked()
             why = f"worker {process.pid} ended with {code}"
             started = None
             while started is None:

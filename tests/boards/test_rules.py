@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from router.cli.main import app
 from tests.boards.queries import ROOT, RULES, metrics, rules
 from tools.check_docs import Page
+from tools.dashboards.queries import FAILED
 
 TESTS = sorted((RULES / "tests").glob("*.yml"))
 ALERTS = {rule["alert"]: rule for rule in rules("alerts.yml")}
@@ -151,6 +152,10 @@ def test_every_unit_test_is_of_an_alert_that_exists() -> None:
 def test_recorded_metrics_that_rules_read_exist() -> None:
     for rule in [*ALERTS.values(), *RECORDED.values()]:
         assert {name for name in metrics(rule["expr"]) if ":" in name} <= set(RECORDED)
+
+
+def test_boards_and_rules_agree_on_what_a_failed_attempt_is() -> None:
+    assert FAILED in RECORDED["job_provider:switchyard_attempt_failures:ratio_rate5m"]["expr"]
 
 
 def test_the_samples_hold_no_secret() -> None:

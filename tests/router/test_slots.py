@@ -155,7 +155,7 @@ def test_the_config_in_force_is_kept(tmp_path: Path) -> None:
     file.write_text("models: {}\nfallback: []\n")
     first = load_config(file, {})
     directory = SlotDirectory(tmp_path)
-    directory.keep_config(first.origin.data)
+    directory.keep_config(first.origin.data, 1000.5)
     copy = directory.slot(0, 1).config_copy
     assert copy is not None
     assert copy.stat().st_mode & 0o777 == 0o600
@@ -172,19 +172,40 @@ def test_the_config_in_force_is_kept(tmp_path: Path) -> None:
     assert not ALONE.behind(b"another")
     assert repr(first.origin.data) not in repr(first.origin)
     assert slot.refused() is None
-    directory.keep_config(first.origin.data, "line 3: 温 is wrong")
+    directory.keep_config(first.origin.data, 1000.5, "line 3: 温 is wrong")
     assert slot.refused() == "line 3: 温 is wrong"
-    directory.keep_config(first.origin.data)
+    assert slot.config_since() == 1000.5, "not the time at which it was written again"
+    directory.keep_config(first.origin.data, 1000.5)
     assert slot.refused() is None
     assert ALONE.refused() is None
+    assert ALONE.config_since() is None
     directory.close()
     assert slot.refused() is None, "the parent has ended"
+    assert slot.config_since() is None
+
+
+def test_workers_that_ended_are_told_to_all(tmp_path: Path) -> None:
+    directory = SlotDirectory(tmp_path)
+    slots = [directory.slot(number, 2) for number in range(2)]
+    assert [slot.ended() for slot in slots] == [0, 0]
+    since = slots[0].router_since()
+    assert since is not None
+    for _ in range(3):
+        directory.ended_unasked()
+    assert [slot.ended() for slot in slots] == [3, 3]
+    assert slots[1].router_since() == since
+    assert ALONE.ended() == 0
+    assert ALONE.router_since() is None
+    directory.close()
+    assert slots[0].ended() is None, "which is not 0"
+    assert slots[0].router_since() is None
 
 
 def test_what_a_killed_parent_left_is_removed_and_what_a_living_one_has_stays(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from router.slots import SlotDirectory\n"
-        "made = SlotDirectory(Path(sys.argv[1])); made.keep_config(b'x'); print(made.path, flush=True); time.sleep(60)"
+        "made = SlotDirectory(Path(sys.argv[1])); made.keep_config(b'x', 1.0)\n"
+        "print(made.path, flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from http.client import HTTPException
@@ -258,6 +259,54 @@ def test_a_refused_file_is_told_until_another_is_taken(serve: Serve, config: Map
     until(lambda: state(pair)["config"] == "ok")
     with Connections(pair) as both:
         until(lambda: [total(text, "switchyard_config_reload_success") for text in each(both)] == [1, 1])
+
+
+def ages(router: RouterProcess) -> set[tuple[float, float]]:
+    """When the router started, and when its config came into force, as each worker tells."""
+    with Connections(router) as both:
+        return {
+            (
+                total(text, "switchyard_start_time_seconds"),
+                total(text, "switchyard_config_reload_timestamp_seconds"),
+            )
+            for text in each(both)
+        }
+
+
+def replace_both(router: RouterProcess) -> None:
+    for victim in workers_of(router):
+        os.kill(victim, signal.SIGKILL)
+        router.wait_line(f"worker {victim} ended", router.err)
+    until(lambda: len(told(router)) == 2)
+
+
+def test_killed_workers_are_counted_and_start_nothing_anew(pair: RouterProcess, config: Mapping[str, Any]) -> None:
+    def ended() -> list[float]:
+        with Connections(pair) as both:
+            return [total(text, "switchyard_worker_restarts_total") for text in each(both)]
+
+    assert ended() == [0, 0]
+    ((started, loaded),) = ages(pair)
+    with Scraper(pair, pause=0.05) as scraper:
+        replace_both(pair)
+        assert ended() == [2, 2]
+        until(lambda: scraper.scrapes > 10)
+    assert scraper.back == []
+    assert ages(pair) == {(started, loaded)}
+
+    pair.write_config({**config, "models": {**config["models"], "later": {"targets": ["cloud/answer"]}}})
+    pair.process.send_signal(signal.SIGHUP)
+    until(lambda: {since for _, since in ages(pair)}.isdisjoint({loaded}))
+    by_then = time.time()
+    pair.config_path.write_text("nonsense: [")
+    pair.process.send_signal(signal.SIGHUP)
+    pair.wait_line("config not reloaded", pair.err)
+    until(lambda: len(told(pair)) == 2)
+    replace_both(pair)
+    ((still, since),) = ages(pair)
+    assert still == started
+    assert loaded < since <= by_then, "neither the workers nor the refused file are as old as the config"
+    assert ended() == [4, 4]
 
 
 def test_a_reload_that_meets_a_worker_being_started_reaches_it(pair: RouterProcess, config: Mapping[str, Any]) -> None:

@@ -182,8 +182,8 @@ TRAFFIC = Row(
         Panel(
             "timeseries",
             "Errors and refusals, share",
-            "Shares of calls that failed (5xx), were refused (4xx), were left by their clients (499) and did not end in the"
-            " caller's own time (504)." + WHOEVER,
+            "Shares of calls that failed (5xx), were refused (4xx), were left by their clients (499) and did not end in"
+            " the caller's own time (504)." + WHOEVER,
             "percentunit",
             (
                 Target(ALL.share("requests_total", ERROR), "failed (5xx)"),

@@ -68,8 +68,8 @@ STATE = Row(
         Panel(
             "timeseries",
             "Failed attempts by provider",
-            "Share of the attempts at a provider that it failed. Not counted as failures: clients that left or whose own"
-            " deadline passed, calls that were at fault themselves, and limits of the configuration.",
+            "Share of the attempts at a provider that it failed. Not counted as failures: clients that left or whose"
+            " own deadline passed, calls that were at fault themselves, and limits of the configuration.",
             "percentunit",
             (Target(Q.share("upstream_attempts_total", FAILED, by="provider"), "{{provider}}"),),
             8,
@@ -272,7 +272,18 @@ PROCESS = Row(
             "Processes that serve; one less for a moment while one is replaced.",
             "none",
             (Target(Q.total("workers", by="instance"), "{{instance}}"),),
-            6,
+            8,
+            low=0,
+            decimals=0,
+        ),
+        Panel(
+            "timeseries",
+            "Workers that ended",
+            "Workers that ended unasked in the hour before: killed, out of memory or crashed. The calls that they"
+            " had are lost.",
+            "none",
+            (Target(f"sum by (instance) (increase({Q.of('worker_restarts_total')}[1h]))", "{{instance}}"),),
+            8,
             low=0,
             decimals=0,
         ),
@@ -282,7 +293,7 @@ PROCESS = Row(
             "Open connections to providers, used or kept for the next call.",
             "none",
             (Target(Q.total("upstream_connections", by="instance"), "{{instance}}"),),
-            6,
+            8,
             low=0,
             decimals=0,
         ),
@@ -292,7 +303,7 @@ PROCESS = Row(
             "Whether the last reload of the configuration was taken; if not, the one before it serves on.",
             "bool_yes_no",
             (Target(Q.least("config_reload_success", by="instance"), "{{instance}}"),),
-            4,
+            6,
             mapped=FINE,
         ),
         Panel(
@@ -307,7 +318,21 @@ PROCESS = Row(
                     instant=True,
                 ),
             ),
-            4,
+            6,
+        ),
+        Panel(
+            "stat",
+            "Running since",
+            "Time since the router started; replaced workers do not count.",
+            "s",
+            (
+                Target(
+                    f"time() - {Q.shared('start_time_seconds', by='instance')}",
+                    "{{instance}}",
+                    instant=True,
+                ),
+            ),
+            6,
         ),
         Panel(
             "table",
@@ -315,7 +340,7 @@ PROCESS = Row(
             "Which version each router runs.",
             "none",
             (Target(f"sum by (instance, version) ({Q.of('build_info')})", instant=True),),
-            4,
+            6,
             columns={"instance": "Router", "version": "Version"},
         ),
     ),

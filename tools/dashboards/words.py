@@ -274,6 +274,11 @@ WORDS: Final[dict[str, str]] = {
     "Processes that serve; one less for a moment while one is replaced.": (
         "正在服务的进程数；替换进程时会短暂少一个。"
     ),
+    "Workers that ended": "意外结束的工作进程",
+    "Workers that ended unasked in the hour before: killed, out of memory or crashed. The calls that they had are"
+    " lost.": "此前一小时内意外结束的工作进程数：被杀、内存不足或崩溃。其正在进行的调用已丢失。",
+    "Running since": "运行时长",
+    "Time since the router started; replaced workers do not count.": "路由器启动以来的时间；替换工作进程不计。",
     "Connections to providers": "到服务商的连接",
     "Open connections to providers, used or kept for the next call.": "到服务商的已打开连接，使用中或留待下次调用。",
     "Configuration": "配置",
