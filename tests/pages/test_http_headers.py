@@ -137,16 +137,43 @@ async def test_calls_that_brought_nothing_and_did_not_fail_are_told(
 
         page, warned = await words("en")
         assert warned
-        assert "Given up by callers: 396 (55%)" in page
+        assert "Broken off: 396 (55%)" in page
         assert "No errors." in page
-        assert "store was away" not in page
+        assert "decision of the store" not in page
         monkeypatch.setitem(GAUGES, "store_refusals_total", {(): 613})
         today = Sums(calls=720, aborted=1)
         pages = [await words(lang) for lang in ("en", "zh")]
         assert not any(warned for _, warned in pages)
-        assert "Refused while the store was away, since the router's start: 613" in pages[0][0]
-        assert "No errors." not in pages[0][0]
-        assert "自启动以来因存储无响应而拒绝 613 次" in pages[1][0]
+        for text in ("Refused without a decision of the store, since the router's start: 613", "No errors."):
+            assert text in pages[0][0]
+        assert "自启动以来未经存储判定而拒绝 613 次" in pages[1][0]
+
+
+async def test_calls_that_the_store_did_not_decide_are_a_warning_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview_page, "FRESH", 0.0)
+    async with opened_house(tmp_path) as house:
+        site = await house.sign_in(TOKEN)
+
+        async def warned() -> bool:
+            page = (await asyncio.to_thread(site.get, "/admin")).text
+            errors = page[page.index('id="errors"') :]
+            assert "No errors." in errors
+            warnings = {
+                'class="note warn" id="stat-unasked"' in page,
+                re.search(r'<p class="near"[^>]*>Refused without', page) is not None,
+                "Refused without" in errors,
+            }
+            assert len(warnings) == 1
+            return warnings.pop()
+
+        assert not await warned()
+        monkeypatch.setitem(GAUGES, "store_refusals_total", {(): 613})
+        assert await warned()
+        monkeypatch.setattr(overview_page, "LATELY", 0.0)
+        assert not await warned()
+        assert "since the router&#39;s start: 613" in (await asyncio.to_thread(site.get, "/admin")).text
 
 
 async def test_what_is_wrong_in_the_config_is_told_to_administrators_alone(

@@ -26,6 +26,8 @@ PATIENCE: Final = 3.0
 """Seconds that the numbers may take before the last known ones are shown."""
 OWN_PATIENCE: Final = 8.0
 """The same for a holder of a key, who may have to wait for others."""
+LATELY: Final = 3600.0
+"""Seconds for which the page warns of calls that the store did not decide."""
 OWNERS_AT_ONCE: Final = 4
 """Holders of keys whose numbers one worker reads at once; the others wait."""
 
@@ -62,13 +64,13 @@ class ProviderState:
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """The local models. loaded: (provider, model, bytes of video memory). heard: a server told what it has loaded.
-    silent: names of those that were asked and did not answer. local_models: (name, state, progress 0 to 1, detail) of
-    models that we run ourselves. known: there is a local provider."""
+    unknown: names of servers of which that is not known: they were not asked yet, or do not answer. local_models:
+    (name, state, progress 0 to 1, detail) of models that we run ourselves. known: there is a local provider."""
 
     loaded: tuple[tuple[str, str, int], ...]
     vram_bytes: int
     heard: bool
-    silent: tuple[str, ...]
+    unknown: tuple[str, ...]
     queue: int
     in_flight: int
     local_models: tuple[tuple[str, str, float, str], ...]
@@ -77,13 +79,14 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class RouterState:
-    """store: None when it answers, else what is wrong. refused: calls that were refused because it did not, since the
-    router's start: the store cannot count them by days. workers: (number, process id, digest of its config). journal:
-    settlements that wait for the store."""
+    """store: None when it answers, else what is wrong. refused: calls that were refused without a decision of it, since
+    the router's start: the store cannot count them by days. refused_lately: this worker has seen that grow a moment
+    ago. workers: (number, process id, digest of its config). journal: settlements that wait for the store."""
 
     status: str
     store: str | None
     refused: int
+    refused_lately: bool
     warnings: tuple[str, ...]
     config_name: str | None
     config_digest: str
@@ -129,6 +132,8 @@ class Sights:
         self._facts = facts
         self._monotonic = monotonic
         self._states: tuple[float, States] | None = None
+        self._refused: tuple[int, float] = (0, -LATELY)
+        """How many calls the store did not decide, and when that was seen to grow."""
         self._turns = asyncio.Semaphore(OWNERS_AT_ONCE)
 
     async def board(self, *, away: bool = False) -> tuple[Board | None, bool]:
@@ -170,13 +175,16 @@ class Sights:
         loaded = self._current("ollama_vram_bytes")
         heard = self._current("ollama_loaded_models")
         local_models = told["local_models"]
+        refused = int(sum(self._current("store_refusals_total").values()))
+        if refused != self._refused[0]:
+            self._refused = refused, self._monotonic()
         return States(
             self._providers(told, facts, queue),
             Gpu(
                 loaded=tuple(sorted((at[0], at[1], int(size)) for at, size in loaded.items())),
                 vram_bytes=int(sum(loaded.values())),
                 heard=bool(heard),
-                silent=tuple(
+                unknown=tuple(
                     name
                     for name, vendor, local in sorted(self._current("provider_info"))
                     if vendor == "ollama" and local == "yes" and told["providers"].get(name) == "on"
@@ -193,7 +201,8 @@ class Sights:
             RouterState(
                 status=told["status"],
                 store=None if told["store"] == "ok" else told["store"],
-                refused=int(sum(self._current("store_refusals_total").values())),
+                refused=refused,
+                refused_lately=bool(refused) and self._monotonic() < self._refused[1] + LATELY,
                 warnings=tuple(told["store_warnings"]),
                 config_name=facts.config_name,
                 config_digest=facts.config_digest,

@@ -135,10 +135,10 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "在已受理的请求中所占比例；受理前被拒绝的请求（密钥错误、模型不存在、请求无效）见 /metrics",
     ),
     "stat.errors.count": ("{n} failed", "失败 {n} 次"),
-    "stat.aborted": ("Given up by callers: {n} ({share})", "调用方提前断开 {n} 次（{share}）"),
+    "stat.aborted": ("Broken off: {n} ({share})", "中途断开 {n} 次（{share}）"),
     "stat.aborted.title": (
-        "Callers who left before the answer was out: not counted as failed",
-        "回答完成前调用方已断开，不计为失败",
+        "Their callers left before the answer was out, or the router's process was killed: not in the share of errors",
+        "回答完成前调用方已断开，或路由器进程被强制终止；不计入错误率",
     ),
     "stat.ttft": ("P95 first token", "P95 首字延迟"),
     "stat.ttft.title": (
@@ -263,9 +263,9 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     # --- GPU
     "gpu": ("Local models", "本地模型"),
     "gpu.none": ("No local model is loaded.", "没有已加载的本地模型。"),
-    "gpu.silent": (
-        "What is loaded is not known: no answer from {servers}.",
-        "无法得知已加载的模型：{servers} 无响应。",
+    "gpu.unknown": (
+        "What is loaded is not known of {servers}.",
+        "{servers} 已加载的模型未知。",
     ),
     "gpu.unheard": (
         "What is loaded is not known: only Ollama can be asked.",
@@ -335,12 +335,12 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "system.store.ok": ("Answers", "正常"),
     "system.store.bad": ("Does not answer", "无响应"),
     "system.refused": (
-        "Refused while the store was away, since the router's start: {n}",
-        "自启动以来因存储无响应而拒绝 {n} 次",
+        "Refused without a decision of the store, since the router's start: {n}",
+        "自启动以来未经存储判定而拒绝 {n} 次",
     ),
     "system.refused.title": (
-        "They are in no other number of this page: only the store could count them",
-        "不计入本页其他数字：无存储则无法统计",
+        "Mostly because it did not answer. They are in no other number of this page: only the store could count them",
+        "多因存储无响应；不计入本页其他数字：无存储则无法统计",
     ),
     "system.journal": ("{n} settlements wait for it", "{n} 条结算待写入"),
     "system.draining": ("The router is shutting down.", "路由器正在停止。"),
