@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from providers.errors import Overloaded, StoreUnavailable
 from router.admin.pages import live
 from router.admin.pages.assets import Assets
 from router.admin.pages.live import News, Tail, Watch
-from router.admin.pages.overview_page import OWNERS_AT_ONCE, Current, Facts, Sights
+from router.admin.pages.overview_page import LATELY, OWNERS_AT_ONCE, Current, Facts, Sights
 from router.admin.pages.security import MOST_COOKIES, ours, session_name, sessions_of, takes_gzip
 from router.metrics import Metrics
 from router.networks import client_scheme
@@ -111,6 +111,37 @@ async def test_a_tail_outlives_the_stores_absence_and_a_bug() -> None:
         await heard(watch, ["after"])
 
 
+async def test_what_fails_at_each_reading_is_logged_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    class Unreadable(Store):
+        shown, trouble = 0, Exception
+
+        async def newest(self, key: str | None) -> Sequence[RequestRow]:
+            self.shown += 1
+            raise self.trouble("a row that nobody can read")
+
+    now, store = 1000.0, Unreadable()
+    tail = Tail(store, store.newest, pace=0.001, monotonic=lambda: now)
+
+    async def logged() -> int:
+        """After some more failures."""
+        shown = store.shown
+        async with asyncio.timeout(10):
+            while store.shown < shown + 5:
+                await watch.next(0.001)
+        return [record.name for record in caplog.records].count("switchyard.pages")
+
+    with tail.watch(None) as watch:
+        assert await logged() == 1
+        now += live.LOGGED - 1
+        assert await logged() == 1
+        store.rows = [row("after")]
+        await heard(watch, ["after"])
+        now += 2
+        assert await logged() == 2
+        store.trouble = ValueError
+        assert await logged() == 3
+
+
 async def test_holders_leave_places_for_each_other_and_for_administrators() -> None:
     store = Store()
     tail = Tail(store, store.newest)
@@ -161,7 +192,10 @@ async def test_while_there_is_much_several_readings_are_told_at_once() -> None:
 
 
 def sights(
-    told: Mapping[str, Any], gauges: Mapping[str, Mapping[tuple[str, ...], float]] | Current, numbers: object = None
+    told: Mapping[str, Any],
+    gauges: Mapping[str, Mapping[tuple[str, ...], float]] | Current,
+    numbers: object = None,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> Sights:
     whole = {
         "status": "ready",
@@ -181,7 +215,7 @@ def sights(
     variables = {"none": ("OPENAI_API_KEY", "OTHER_KEY"), "gone": ("GONE_KEY",)}
     facts = Facts("switchyard.yaml", "aa", 5.0, None, frozenset({"gpu"}), variables)
     current = gauges if callable(gauges) else lambda name: gauges.get(name, {})
-    return Sights(cast("Overviews", numbers), describe, current, lambda: facts)
+    return Sights(cast("Overviews", numbers), describe, current, lambda: facts, monotonic)
 
 
 async def test_states_of_providers() -> None:
@@ -236,7 +270,7 @@ async def test_states_of_providers() -> None:
     assert router.workers == ((0, 11, "aa"), (1, 12, "aa"))
 
 
-async def test_what_is_loaded_on_a_server_that_does_not_answer_is_not_known() -> None:
+async def test_what_is_loaded_on_a_server_that_told_nothing_is_not_known() -> None:
     async def read(
         loaded: Mapping[tuple[str, ...], float], *names: str, **providers: str
     ) -> tuple[bool, Sequence[str]]:
@@ -245,13 +279,32 @@ async def test_what_is_loaded_on_a_server_that_does_not_answer_is_not_known() ->
         on = dict.fromkeys((*names, "cloud", "own"), "on") | providers
         gauges = {"provider_info": info, "ollama_loaded_models": loaded}
         gpu = (await sights({"providers": on}, gauges).states()).gpu
-        return gpu.heard, gpu.silent
+        return gpu.heard, gpu.unknown
 
     assert await read({("gpu",): 0.0}, "gpu") == (True, ())
     assert await read({}, "gpu") == (False, ("gpu",))
     assert await read({("one",): 2.0}, "one", "two") == (True, ("two",))
     assert await read({}, "gpu", gpu="enabled is false") == (False, ())
     assert await read({}) == (False, ())
+
+
+async def test_that_the_store_did_not_decide_is_lately_for_an_hour() -> None:
+    now, counts = 5.0, dict[tuple[str, ...], float]()  # a machine that has just started
+    seen = sights({}, {"store_refusals_total": counts}, monotonic=lambda: now)
+
+    async def read(later: float, *refused: float) -> tuple[int, bool]:
+        nonlocal now
+        now += later
+        counts.update(zip([()], refused, strict=False))
+        router = (await seen.states()).router
+        return router.refused, router.refused_lately
+
+    assert await read(0) == (0, False)
+    assert await read(2, 0) == (0, False)
+    assert await read(2, 613) == (613, True)
+    assert await read(LATELY - 2) == (613, True)
+    assert await read(4) == (613, False)
+    assert await read(2, 614) == (614, True)
 
 
 async def test_each_worker_shows_what_all_of_them_know(tmp_path: Path) -> None:
@@ -267,7 +320,7 @@ async def test_each_worker_shows_what_all_of_them_know(tmp_path: Path) -> None:
             worker.publish()
         for worker in workers:
             found = await sights({"providers": {"gpu": "on"}}, worker.current).states()
-            assert (found.gpu.heard, found.gpu.silent) == ((True, ()) if known else (False, ("gpu",)))
+            assert (found.gpu.heard, found.gpu.unknown) == ((True, ()) if known else (False, ("gpu",)))
             assert found.router.refused == 3
 
 

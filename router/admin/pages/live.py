@@ -53,6 +53,8 @@ MOST_HOLDERS: Final = 150
 """Of these, who hold keys without the right `admin`: the other places are for administrators."""
 MOST_OF_KEY: Final = 10
 """Of these, with one such key."""
+LOGGED: Final = 600.0
+"""Seconds until a kind of error that comes again with every reading is logged again."""
 TEAMS_KNOWN: Final = 10.0
 NAMES_KNOWN: Final = 60.0
 """Seconds for which the teams (unless there is a new one), and the names of keys, are not read again."""
@@ -285,10 +287,19 @@ def _runs(row: RequestRow) -> bool:
 class Tail:
     """Reads for all who watch."""
 
-    def __init__(self, feed: Feed, newest: Newest, *, pace: float = PACE) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        newest: Newest,
+        *,
+        pace: float = PACE,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._feed = feed
         self._newest = newest
         self._pace = pace
+        self._monotonic = monotonic
+        self._log_again: dict[type[Exception], float] = {}
         self._viewers: dict[Watch, None] = {}
         """In the order in which they came."""
         self._task: asyncio.Task[None] | None = None
@@ -342,8 +353,11 @@ class Tail:
             yield
         except StoreUnavailable:
             self._stale = True
-        except Exception:  # noqa: BLE001 - a bug of ours, or a row nobody can read: the tail goes on with the next
-            _log.exception("reading the live requests failed")
+        except Exception as error:  # noqa: BLE001 - a bug of ours, or a row nobody can read: the tail goes on with the next
+            now = self._monotonic()
+            if now >= self._log_again.get(type(error), now):
+                self._log_again[type(error)] = now + LOGGED
+                _log.exception("reading the live requests failed")
         else:
             self._stale = False
 
