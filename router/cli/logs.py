@@ -118,7 +118,7 @@ class _Shown:
 
 
 _HEAD: Final = ("time", "status", "team", "key", "model", "by", "fallback", "in", "out", "usd", "ms", "outcome")
-_WIDTHS: Final = (20, 7, 12, 16, 24, 28, 12, 7, 7, 10, 8, 10)
+_WIDTHS: Final = (20, 7, 12, 16, 24, 28, 17, 7, 7, 10, 8, 10)
 
 
 def _cells(row: Row) -> list[str]:

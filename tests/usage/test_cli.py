@@ -17,6 +17,7 @@ from typing import Any, cast
 import pytest
 from typer.testing import CliRunner
 
+from router.cli import logs
 from router.cli.main import app
 from router.recent import errors_name, recent_name
 from router.records import Key
@@ -117,6 +118,14 @@ async def test_logs(tmp_path: Path, store: Store, used: tuple[Key, Key], where: 
     status, out, _ = await switchyard(tmp_path, "logs", "--fallback", "--json", *where)
     (found,) = [json.loads(line) for line in out.splitlines()]
     assert (found["id"], found["fallback"]) == ("other", "unreachable")
+
+
+def test_columns_stand_below_each_other_while_following(capsys: pytest.CaptureFixture[str]) -> None:
+    show = logs._Shown(as_json=False, follow=True)
+    reasons = ("unreachable", "model_not_found", "context_too_small", "embeddings_differ", None)
+    show([{"id": reason, "fallback": reason, "tokens_in": 7} for reason in reasons])
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert [line.index(" 7 ") for line in lines] == [head.index(" IN ")] * len(reasons)
 
 
 async def test_following_shows_each_call_once_when_it_begins_and_once_when_it_ends(
