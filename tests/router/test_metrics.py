@@ -82,6 +82,9 @@ def counted(module_serve: Serve, cloud: Simulator, local: Simulator) -> Client:
     with client.open("POST", OPENAI.path, OPENAI.body("cloud/endless-slow@left", stream=True)) as answer:
         answer.read1(10)
     until(lambda: value(client, "switchyard_client_disconnects_total") == 1)
+    late = client.ask(OPENAI, "cloud/silent@late", stream=False, headers={"x-switchyard-timeout": "0.2"})
+    assert late.status == 504
+    until(lambda: value(client, "switchyard_requests_total", status_class="504") == 1)
     return client
 
 
@@ -136,6 +139,9 @@ def test_what_is_counted(counted: Client) -> None:
     assert calls(route="other", provider="none", model="none", status_class="4xx") == 4
     assert calls(route="closed", provider="none", status_class="5xx") == 1, "also where planning itself refuses"
     assert calls(route="closed-*", provider="none", status_class="5xx") == 1
+    assert calls(route="other", provider="none", status_class="504") == 1, "the caller's own deadline"
+    assert calls(route="other", provider="none", status_class="5xx") == 0
+    assert value(counted, "switchyard_upstream_attempts_total", provider="cloud", outcome="deadline") == 1
     assert calls(route="chat", provider="none", status_class="4xx") == 1, "a key that is not known"
     assert calls(status_class="499", provider="cloud", model="other") == 1, "the client left"
     assert calls(provider="cloud", model="answer") == 9, "a name of the config"
