@@ -211,8 +211,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "store_refusals_total",
         "counter",
-        "Calls that were refused because the store could not be asked. They are in no sum of the usage.",
-        "因存储无法访问而被拒绝的调用数，不计入用量统计。",
+        "Calls that were refused without a decision of the store: it did not answer, a key was just being changed, or"
+        " settlements could not be kept. They are in no sum of the usage.",
+        "未经存储判定而被拒绝的调用数（存储无响应、密钥正在修改或结算无法保存），不计入用量统计。",
         "calls",
     ),
     # -- providers

@@ -210,7 +210,7 @@ STORE = Row(
         Panel(
             "timeseries",
             "Errors of the store",
-            "Questions to the store that failed, for each second and by kind, and calls that were refused for that.",
+            "Questions to the store that failed, each second by kind, and calls refused without its decision.",
             "ops",
             (
                 Target(Q.rate("redis_errors_total", by="kind"), "{{kind}}"),

@@ -255,8 +255,8 @@ WORDS: Final[dict[str, str]] = {
     "Decision time": "判定用时",
     "Time until the store admitted or refused a call.": "存储准许或拒绝一次调用所用的时间。",
     "Errors of the store": "存储错误",
-    "Questions to the store that failed, for each second and by kind, and calls that were refused for that.": (
-        "每秒对存储的失败访问，按种类，以及因此被拒绝的调用。"
+    "Questions to the store that failed, each second by kind, and calls refused without its decision.": (
+        "每秒对存储的失败访问，按种类，以及未经存储判定而被拒绝的调用。"
     ),
     "Journal and holds": "结算日志与预留",
     "Settlements that wait on disk for the store, and calls that hold a part of a quota now.": (
