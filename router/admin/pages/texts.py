@@ -264,7 +264,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "gpu": ("Local models", "本地模型"),
     "gpu.none": ("No local model is loaded.", "没有已加载的本地模型。"),
     "gpu.unknown": (
-        "What is loaded is not known of {servers}.",
+        "What is loaded on {servers} is not known.",
         "{servers} 已加载的模型未知。",
     ),
     "gpu.unheard": (
