@@ -80,8 +80,9 @@ LABELS: Final[Mapping[str, tuple[str, str]]] = {
     "outcome": (
         "`ok`, `aborted`, `unsupported`, `unreachable`, `timeout`, `deadline`, `broken`, `unavailable`, `overloaded`,"
         " `rate_limited`, `auth`, `provider_quota`, `provider_limit`, `model_not_found`, `refused`, `context_length`,"
-        " `content_filter`, `error`",
-        "`ok`，或失败原因（同英文栏）",
+        " `content_filter`, `error`. `aborted`: it ended for a reason that is not the provider's (its client left, its"
+        " key was revoked, the router stops or fails)",
+        "`ok`，或失败原因（同英文栏）；`aborted` 为非服务商原因的中止（客户端离开、密钥被吊销、路由器停止或出错）",
     ),
     "from": ("the provider that was planned first", "原计划的首个服务商"),
     "to": ("the provider that answered", "实际应答的服务商"),
@@ -267,8 +268,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "circuit_open",
         "gauge",
-        "Models of the provider whose breaker is open; once its pause is over, not until the next call has failed.",
-        "该服务商熔断器已打开的模型数；暂停结束后，下一次调用失败之前不计入。",
+        "Models of the provider whose breaker is open, or is being tried by a call; once its pause is over, not until"
+        " the next call.",
+        "该服务商熔断器已打开（或正由一次调用试探）的模型数；暂停结束后，下一次调用之前不计入。",
         "models",
         ("provider",),
         across="max",

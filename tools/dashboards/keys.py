@@ -114,8 +114,8 @@ REFUSED = Row(
         Panel(
             "timeseries",
             "Settlements by mark",
-            "Calls for each second that were settled: with the provider's count, with the router's own estimate, or"
-            " after the call broke off.",
+            "Calls for each second that were settled: with the provider's count, with the router's own estimate, after"
+            " the call broke off, or with nothing used.",
             "reqps",
             (Target(Q.rate("settlements_total", by="mark"), "{{mark}}"),),
             10,
@@ -124,9 +124,10 @@ REFUSED = Row(
         Panel(
             "timeseries",
             "Estimated share",
-            "Share of settlements that rest on the router's own count of tokens, because the provider told none.",
+            "Share of settlements of what was used that rest on the router's own count of tokens, because the provider"
+            " told none.",
             "percentunit",
-            (Target(Q.share("settlements_total", 'mark="estimated"'), "estimated"),),
+            (Target(Q.share("settlements_total", 'mark="estimated"', 'mark!="none"'), "estimated"),),
             8,
             low=0,
         ),

@@ -307,12 +307,13 @@ WORDS: Final[dict[str, str]] = {
     "Calls of the time shown that a limit refused.": "所示时段内因限额被拒绝的调用数。",
     "Rejections by limit": "各限额的拒绝",
     "Settlements by mark": "按标记的结算",
-    "Calls for each second that were settled: with the provider's count, with the router's own estimate, or"
-    " after the call broke off.": "每秒结算的调用数：按服务商的计数、按路由器自己的估算，或在调用中断之后。",
-    "Estimated share": "估算占比",
-    "Share of settlements that rest on the router's own count of tokens, because the provider told none.": (
-        "因服务商未报告而由路由器自行计数的结算占比。"
+    "Calls for each second that were settled: with the provider's count, with the router's own estimate, after"
+    " the call broke off, or with nothing used.": (
+        "每秒结算的调用数：按服务商的计数、按路由器自己的估算、在调用中断之后，或没有用量。"
     ),
+    "Estimated share": "估算占比",
+    "Share of settlements of what was used that rest on the router's own count of tokens, because the provider"
+    " told none.": "有用量的结算中，因服务商未报告而由路由器自行计数的占比。",
     "Overshoots and lost records": "超出预留与丢失的记录",
     "For each second: calls that used more than they had held, and what was lost of settlements, of the request"
     " log and of traces. Lost settlements are money: they should stay at 0.": (
