@@ -168,12 +168,12 @@ class Engine:
                     first = error.with_traceback(None)
             except UnsupportedFeature as error:
                 record.outcome = "unsupported"
-                self._abandoned(name, probe)
+                self._health.abandoned(name, probe)
                 first = first or error
             except BaseException:
                 # The client left, the key was revoked, we stop, a fault of ours: nothing that the provider did.
                 record.outcome = "aborted"
-                self._abandoned(name, probe)
+                self._health.abandoned(name, probe)
                 raise
             finally:
                 record.seconds = self._monotonic() - began
@@ -186,13 +186,9 @@ class Engine:
 
     def _count(self, deployment: str, error: UpstreamError, probe: Probe | None = None) -> None:
         if isinstance(error, NoPlace) or error.scope == "request":
-            self._abandoned(deployment, probe)  # it says nothing of the deployment
+            self._health.abandoned(deployment, probe)  # it says nothing of the deployment
         else:
             self._health.failure(deployment, error, probe)
-
-    def _abandoned(self, deployment: str, probe: Probe | None) -> None:
-        if probe is not None:
-            self._health.abandoned(deployment, probe)
 
     async def _attempt(self, job: Job, attempt: Attempt, record: AttemptRecord) -> None:
         provider = attempt.target.provider
@@ -342,14 +338,14 @@ class Engine:
             except asyncio.CancelledError:
                 failure = watch.take()
                 if failure is None:
-                    if not trace.committed:
-                        trace.upstream_seconds += monotonic() - began
                     raise
                 moved = False
+            finally:
+                if not trace.committed:
+                    trace.upstream_seconds += monotonic() - began
             if moved:
                 watch.seen = monotonic()
             if not trace.committed:
-                trace.upstream_seconds += monotonic() - began
                 if failure is not None:
                     raise failure
                 held += out

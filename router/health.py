@@ -134,9 +134,9 @@ class Health:
             self._forget(name)
         self._failing.discard(provider)
 
-    def abandoned(self, deployment: str, probe: Probe) -> None:
-        """The probe ended without a verdict (the client left): the next call may be it."""
-        state = self._states.get(deployment)
+    def abandoned(self, deployment: str, probe: Probe | None) -> None:
+        """A call ended without a verdict (the client left). If it was the probe, the next one may be it."""
+        state = self._states.get(deployment) if probe is not None else None
         if state is not None and state.probe is probe:
             state.probe = None
 

@@ -109,14 +109,13 @@ class RecentReader:
         async with self._usage.errors():
             left = most
             asked = streams
+            found: list[tuple[Row, Team]] = []
             while asked and left > 0:
                 left -= await self._page(asked, wanted, page)
                 # A stream is read on while it may hold one of the newest rows.
-                times = sorted((row["_at"] for row, _ in _matching(streams, wanted)), reverse=True)
-                edge = times[wanted.limit - 1] if len(times) >= wanted.limit else -1
+                found = _matching(streams, wanted)
+                edge = found[wanted.limit - 1][0]["_at"] if len(found) >= wanted.limit else -1
                 asked = [stream for stream in streams if not stream.over and stream.oldest >= edge]
-        found = _matching(streams, wanted)
-        found.sort(key=lambda one: (one[0]["_at"], one[0]["id"]), reverse=True)
         return newest_first(found[: wanted.limit])
 
     async def _page(self, streams: Sequence[_Stream], wanted: Wanted, page: int) -> int:
@@ -188,9 +187,11 @@ def errors_name(team: str) -> str:
 
 
 def _matching(streams: Sequence[_Stream], wanted: Wanted) -> list[tuple[Row, Team]]:
-    """Of a call that several streams have the last one tells."""
+    """The rows that are wanted, those of which the newest was said first. Of a call that several streams have the last
+    one tells."""
     found = {(stream.team.id, name): (row, stream.team) for stream in streams for name, row in stream.rows.items()}
-    return [one for one in found.values() if wanted.match(one[0])]
+    wanted_ones = (one for one in found.values() if wanted.match(one[0]))
+    return sorted(wanted_ones, key=lambda one: (one[0]["_at"], one[0]["id"]), reverse=True)
 
 
 def _merge(stream: _Stream, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> None:
